@@ -1,0 +1,1 @@
+"""Where Towerline runs: settings, the Ray session, pinned assets and the local cluster."""

@@ -1,0 +1,46 @@
+"""The one place where addresses and folders are configured: `Settings`, read from `TOWERLINE_*`."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are. Every field is set by the environment variable `TOWERLINE_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="TOWERLINE_", frozen=True, extra="forbid")
+
+    home: Path = Field(default_factory=lambda: Path.cwd() / ".towerline", validate_default=True)
+    """Folder of everything Towerline writes: data sets, runs, the registry, reports. Absolute."""
+
+    mlflow_tracking_uri: str = ""
+    """MLflow tracking and registry address; empty means sqlite in `home`."""
+
+    ray_address: str = ""
+    """Address of a running Ray cluster; empty means: attach if this is a submitted job, else start one here."""
+
+    num_cpus: int = Field(default=4, gt=0)
+    """Logical CPUs of a Ray session started here."""
+
+    serve_host: str = "127.0.0.1"
+    """Interface the HTTP endpoint listens on."""
+
+    serve_port: int = Field(default=8000, gt=0, lt=65536)
+    """TCP port of the HTTP endpoint."""
+
+    @field_validator("home")
+    @classmethod
+    def _home_must_be_absolute(cls, home: Path) -> Path:
+        if not home.is_absolute():
+            raise ValueError(
+                f"TOWERLINE_HOME is {str(home)!r}, a relative path; a job runs in an unpacked copy of the "
+                f"repository where that is a temporary folder. Set an absolute path, e.g. {Path.cwd() / home}"
+            )
+        return home
+
+    @cached_property
+    def tracking_uri(self) -> str:
+        """MLflow address in effect."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home}/mlflow.db"

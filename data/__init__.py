@@ -1,0 +1,1 @@
+"""What Towerline learns from: the event contract, its sources, validation, features and stores."""

@@ -1,0 +1,1 @@
+"""How Towerline learns: models, the training loop, Horovod on Ray Train, evaluation and the registry."""

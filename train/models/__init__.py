@@ -1,0 +1,1 @@
+"""The models: two-tower retrieval, the ranker and the baselines they are measured against."""

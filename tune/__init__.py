@@ -1,0 +1,1 @@
+"""How Towerline gets better: search spaces and the hyperparameter search on Ray Tune with Optuna."""
