@@ -1,0 +1,29 @@
+"""What Ray and MLflow read from the environment, set in one place before either is imported.
+
+Each name is only a default: a value that is already set stays.
+"""
+
+import os
+
+ENVIRONMENT = {
+    # Every listener is on loopback. Left unset, Ray's answer depends on whether this user ever made a token.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # `uv run` is not how workers start here.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # The default shuffle spends seconds per group-by, whatever the size of the data.
+    "RAY_DATA_DEFAULT_SHUFFLE_STRATEGY": "sort_shuffle_pull_based",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # One training process per logical CPU: threads of their own would only get in each other's way.
+    "OMP_NUM_THREADS": "1",
+    # A worker reports once a second or so in a short run; the default poll of 2 s would be most of an epoch.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+
+
+def prepare_environment() -> None:
+    """Set what is not set. Call it before `ray` or `mlflow` is imported; `session.connect` calls it too."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,39 @@
+"""What every test shares: the environment, one Ray session, and no silent skips in CI."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.environment import prepare_environment
+
+if TYPE_CHECKING:
+    from cluster.session import RaySession
+
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "0.5")
+for name in [name for name in os.environ if name.startswith(("TOWERLINE_", "MLFLOW_TRACKING", "RAY_ADDRESS"))]:
+    if name != "TOWERLINE_CACHE":
+        del os.environ[name]
+prepare_environment()
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator["RaySession"]:
+    """The one Ray session of the suite, started by the first test that asks for it."""
+    from cluster.session import connect
+    from cluster.settings import Settings
+
+    with tempfile.TemporaryDirectory(prefix="towerline-home-") as home, connect(Settings(home=Path(home))) as session:
+        yield session
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skipped test is a failed run: nobody would read that it was skipped."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
