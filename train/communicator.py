@@ -1,0 +1,290 @@
+"""How the ranks of one training talk: nothing at all, Horovod, or torch's own DistributedDataParallel.
+
+The loop (`train.loop`) knows only `Communicator`. All three implementations mean the same: the gradient that the
+optimizer sees is the mean over ranks, so a loss of (sum over this rank's examples) * size / (examples in the global
+batch) gives the same step for every size, up to floating-point error.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed
+from torch import nn
+from torch.optim import Optimizer
+
+from cluster.errors import TowerlineError
+
+Value = TypeVar("Value")
+
+
+class Communicator(Protocol):
+    """The ranks of one training; every method is collective: each rank calls it, in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many processes train together."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank's model and batches live."""
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Give every rank rank 0's parameters, buffers and optimizer state, and average gradients from now on.
+
+        `model` is on `device` already. Call the returned model for the loss and step the returned optimizer; the
+        parameters stay the ones of `model`, which is what to validate and to save.
+        """
+
+    def allreduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean of `tensor` over the ranks, as a new tensor."""
+
+    def broadcast(self, value: Value) -> Value:
+        """Rank 0's `value`, any small picklable object."""
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+    def close(self) -> None:
+        """Leave; other ranks need not be there any more. May be called twice."""
+
+
+class SingleProcess:
+    """One process: nothing to say to anyone."""
+
+    rank = 0
+    size = 1
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Both as they are."""
+        return model, optimizer
+
+    def allreduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy."""
+        return tensor.clone()
+
+    def broadcast(self, value: Value) -> Value:
+        """The value itself."""
+        return value
+
+    def barrier(self) -> None:
+        """Nothing to wait for."""
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class HorovodCommunicator:
+    """Horovod's ring of processes. The rendezvous comes from `HOROVOD_*`, which `train.horovod_backend` sets."""
+
+    def __init__(self, use_gpu: bool = False) -> None:
+        """Join the other ranks.
+
+        Raises:
+            TowerlineError: Horovod is missing, its ranks did not meet, or there are fewer GPUs than ranks here.
+        """
+        self._horovod = _initialized_horovod()
+        self.rank = int(self._horovod.rank())
+        self.size = int(self._horovod.size())
+        self.device = _local_device(use_gpu, int(self._horovod.local_rank()))
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """The optimizer's class is replaced by one that averages gradients as they appear in the backward pass."""
+        self._horovod.broadcast_parameters(model.state_dict(), root_rank=0)
+        # Horovod builds a new optimizer of the same parameter groups and forgets the state of the old one.
+        state = optimizer.state_dict()
+        distributed: Optimizer = self._horovod.DistributedOptimizer(
+            optimizer, named_parameters=list(model.named_parameters())
+        )
+        distributed.load_state_dict(state)
+        _share_optimizer_state(self, distributed, self._broadcast_tensor)
+        return model, distributed
+
+    def allreduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Horovod's allreduce with Average."""
+        mean: torch.Tensor = self._horovod.allreduce(tensor, op=self._horovod.Average)
+        return mean
+
+    def broadcast(self, value: Value) -> Value:
+        """Pickled and sent as bytes."""
+        received: Value = self._horovod.broadcast_object(value, root_rank=0)
+        return received
+
+    def barrier(self) -> None:
+        """An allreduce of one number (Horovod's own barrier is not cancelled by a shutdown)."""
+        self._horovod.allreduce(torch.zeros(1), name="towerline.barrier")
+
+    def close(self) -> None:
+        """Stop Horovod's background thread; a new communicator may be made afterwards."""
+        self._horovod.shutdown()
+
+    def _broadcast_tensor(self, tensor: torch.Tensor) -> None:
+        self._horovod.broadcast_(tensor, root_rank=0)
+
+
+class TorchDistributedCommunicator:
+    """torch's DistributedDataParallel over Gloo (CPU) or NCCL (GPU)."""
+
+    def __init__(self, use_gpu: bool = False, local_rank: int = 0) -> None:
+        """Use the process group that exists (Ray Train's `TorchConfig` makes one).
+
+        Raises:
+            TowerlineError: there is no process group, or there are fewer GPUs than ranks here.
+        """
+        if not torch.distributed.is_initialized():
+            raise TowerlineError(
+                "torch.distributed has no process group; train with backend 'torch', which makes one, "
+                "or call TorchDistributedCommunicator.meet(...)"
+            )
+        self.rank = torch.distributed.get_rank()
+        self.size = torch.distributed.get_world_size()
+        self.device = _local_device(use_gpu, local_rank)
+        self._owns_group = False
+
+    @classmethod
+    def meet(
+        cls, address: str, rank: int, size: int, use_gpu: bool = False, local_rank: int = 0, timeout_s: float = 60.0
+    ) -> "TorchDistributedCommunicator":
+        """Make a process group of `size` ranks without Ray; `address` is `tcp://host:port` or `file:///path`.
+
+        Raises:
+            TowerlineError: the ranks did not meet within `timeout_s` seconds.
+        """
+        try:
+            torch.distributed.init_process_group(
+                "nccl" if use_gpu else "gloo",
+                init_method=address,
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=timeout_s),
+            )
+        except torch.distributed.DistError as error:
+            raise TowerlineError(
+                f"rank {rank} of {size} did not meet the others at {address} within {timeout_s:g} s ({error}); "
+                "check that all ranks were started and that the address can be reached from each of them"
+            ) from error
+        communicator = cls(use_gpu, local_rank)
+        communicator._owns_group = True
+        return communicator
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """The model is wrapped; buffers are shared once, here, and not before each step (as with Horovod)."""
+        wrapped = nn.parallel.DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+        )
+        for buffer in model.buffers():
+            self._broadcast_tensor(buffer)
+        _share_optimizer_state(self, optimizer, self._broadcast_tensor)
+        return wrapped, optimizer
+
+    def allreduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, divided by their number (Gloo knows no mean)."""
+        total = tensor.to(self.device, copy=True)
+        torch.distributed.all_reduce(total)
+        return (total / self.size).to(tensor.device)
+
+    def broadcast(self, value: Value) -> Value:
+        """Pickled and sent as bytes."""
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        """torch's own barrier."""
+        torch.distributed.barrier()
+
+    def close(self) -> None:
+        """Destroy the process group if `meet` made it."""
+        if self._owns_group and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def _broadcast_tensor(self, tensor: torch.Tensor) -> None:
+        on_device = tensor.to(self.device)
+        torch.distributed.broadcast(on_device, src=0)
+        if on_device is not tensor:
+            tensor.copy_(on_device)
+
+
+@dataclass(frozen=True)
+class _TensorLike:
+    """Stands for a tensor in an optimizer's state while its shape travels."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+def _share_optimizer_state(
+    communicator: Communicator, optimizer: Optimizer, broadcast_tensor: Callable[[torch.Tensor], None]
+) -> None:
+    """Give every rank rank 0's optimizer state, whatever the others hold.
+
+    Horovod's `broadcast_optimizer_state` is not used: it makes missing state by a step with zero gradients, and such
+    a step changes the parameters when there is weight decay.
+    """
+    own = optimizer.state_dict()
+    shapes = {
+        parameter: {name: _shape_of(value) for name, value in values.items()}
+        for parameter, values in own["state"].items()
+    }
+    shapes, groups = communicator.broadcast((shapes, own["param_groups"]))
+    if not shapes and not own["state"]:
+        return
+    state: dict[Any, dict[str, Any]] = {}
+    for parameter, values in shapes.items():
+        state[parameter] = {}
+        for name, value in values.items():
+            if isinstance(value, _TensorLike):
+                tensor = own["state"][parameter][name] if communicator.rank == 0 else _empty(value, communicator, name)
+                broadcast_tensor(tensor)
+                value = tensor
+            state[parameter][name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _shape_of(value: object) -> object:
+    return _TensorLike(value.shape, value.dtype) if isinstance(value, torch.Tensor) else value
+
+
+def _empty(like: _TensorLike, communicator: Communicator, name: str) -> torch.Tensor:
+    device = torch.device("cpu") if name == "step" else communicator.device
+    return torch.empty(like.shape, dtype=like.dtype, device=device)
+
+
+def _initialized_horovod() -> Any:
+    """`horovod.torch` after `init()`."""
+    try:
+        import horovod.torch
+    except ImportError as error:
+        raise TowerlineError(
+            f"Horovod cannot be imported ({error}); run `make install`, which builds it, or train with backend 'torch'"
+        ) from error
+    if not horovod.torch.gloo_built():
+        raise TowerlineError("Horovod was built without Gloo; run `make install`, which builds it with Gloo")
+    horovod.torch.init()
+    return horovod.torch
+
+
+def _local_device(use_gpu: bool, local_rank: int) -> torch.device:
+    """The CPU, or the GPU with this local rank's number among those that this process sees."""
+    if not use_gpu:
+        return torch.device("cpu")
+    visible = torch.cuda.device_count()
+    if local_rank >= visible:
+        raise TowerlineError(
+            f"local rank {local_rank} asks for a GPU of its own but this process sees {visible}; "
+            "ask for fewer workers per node, or train with use_gpu=False"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
