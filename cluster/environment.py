@@ -27,3 +27,8 @@ def prepare_environment() -> None:
     """Set what is not set. Call it before `ray` or `mlflow` is imported; `session.connect` calls it too."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def in_submitted_job() -> bool:
+    """Whether this process was submitted to a Ray cluster and runs in an unpacked copy of the repository."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -6,20 +6,29 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cluster.environment import in_submitted_job
+
+
+def _default_home() -> Path:
+    """`.towerline` where the command was typed; in a submitted job that would be a temporary folder, so none."""
+    return Path() if in_submitted_job() else Path.cwd() / ".towerline"
+
 
 class Settings(BaseSettings):
     """Where things are. Every field is set by the environment variable `TOWERLINE_<FIELD>`."""
 
     model_config = SettingsConfigDict(env_prefix="TOWERLINE_", frozen=True, extra="forbid")
 
-    home: Path = Field(default_factory=lambda: Path.cwd() / ".towerline", validate_default=True)
-    """Folder of everything Towerline writes: data sets, runs, the registry, reports. Absolute."""
+    home: Path = Field(default_factory=_default_home, validate_default=True)
+    """Folder of everything Towerline writes: data sets, runs, the registry, reports. Absolute: a relative one is
+    refused everywhere, so that a command means the same when it is submitted. Has no default in a submitted job."""
 
     mlflow_tracking_uri: str = ""
     """MLflow tracking and registry address; empty means sqlite in `home`."""
 
     ray_address: str = ""
-    """Address of a running Ray cluster; empty means: attach if this is a submitted job, else start one here."""
+    """Address (host:port) of a running Ray cluster, or `auto` for the one that `make cluster-up` started with this
+    `home`; empty means: attach if this is a submitted job or `RAY_ADDRESS` is set, else start one here."""
 
     num_cpus: int = Field(default=4, gt=0)
     """Logical CPUs of a Ray session started here."""
@@ -33,9 +42,14 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _home_must_be_absolute(cls, home: Path) -> Path:
+        if home == Path() and in_submitted_job():
+            raise ValueError(
+                "a submitted job needs TOWERLINE_HOME, an absolute path that every node sees; `make cluster-up` sets "
+                "it for its cluster, elsewhere pass it in the job's runtime_env: env_vars"
+            )
         if not home.is_absolute():
             raise ValueError(
-                f"TOWERLINE_HOME is {str(home)!r}, a relative path; a job runs in an unpacked copy of the "
+                f"TOWERLINE_HOME is {str(home)!r}, a relative path; a submitted job runs in an unpacked copy of the "
                 f"repository where that is a temporary folder. Set an absolute path, e.g. {Path.cwd() / home}"
             )
         return home
