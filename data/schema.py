@@ -19,6 +19,25 @@ TITLE = "title"
 ATTRIBUTES = "attributes"
 SOURCE_ROW = "source_row"
 
+SEQUENCE = "sequence"
+VISIBLE_FROM = "visible_from"
+SPLIT = "split"
+COUNTED = "counted"
+HISTORY_ITEMS = "history_items"
+HISTORY_VALUES = "history_values"
+HISTORY_TIMES = "history_times"
+USER_EVENT_COUNT = "user_event_count"
+USER_MEAN_VALUE = "user_mean_value"
+USER_SECONDS_SINCE_LAST = "user_seconds_since_last"
+USER_ATTRIBUTES = "user_attributes"
+ITEM_EVENT_COUNT = "item_event_count"
+ITEM_SUM_VALUE = "item_sum_value"
+ITEM_LAST_TIME = "item_last_time"
+ITEM_MEAN_VALUE = "item_mean_value"
+ITEM_SHARE = "item_share"
+ITEM_SECONDS_SINCE_LAST = "item_seconds_since_last"
+ITEM_ATTRIBUTES = "item_attributes"
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 EVENTS = pa.schema(
@@ -52,3 +71,14 @@ USERS = pa.schema(
     ]
 )
 """Who acts. A user that has events but no row here exists with its id alone."""
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("table", pa.string(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("row", pa.string(), nullable=False),
+    ]
+)
+"""Rows that break the contract: which table (events, items, users), line of the file (1 is the first line of a CSV,
+the first row of a Parquet file), why, and the row as it was (JSON)."""

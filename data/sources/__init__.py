@@ -1,1 +1,1 @@
-"""Readers of raw data: one module per kind of source, each yielding tables in the contract of `data.schema`."""
+"""Where events come from: each module turns one kind of source into the tables of `data.schema`."""

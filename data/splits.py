@@ -1,0 +1,67 @@
+"""Time-ordered leave-one-out: which of a user's events train, which select models and which test them."""
+
+import hashlib
+
+import polars as pl
+
+from cluster.errors import TowerlineError
+from data.schema import EVENT_TIME, SOURCE_ROW, SPLIT, USER_ID
+
+TRAIN = "train"
+VALIDATION = "validation"
+TEST = "test"
+
+TOTAL_ORDER = [EVENT_TIME, SOURCE_ROW]
+"""The strict total order of events: time, then the row of the source. Many sources have ties in time."""
+
+EVENTS_TO_HOLD_OUT = 3
+"""A user needs this many events to give one to the test and one to the validation split and keep one."""
+
+LEAVE_ONE_OUT_PROTOCOL = (
+    "time-ordered leave-one-out: per user the last event is the test, the one before it selects models, all earlier "
+    "ones train; order is (event_time, source_row); users with fewer than 3 events only train"
+)
+
+
+def protocol_hash(protocol: str = LEAVE_ONE_OUT_PROTOCOL) -> str:
+    """Short hash of a protocol's text, the tie rule included, to stand beside every figure."""
+    return hashlib.sha256(protocol.encode()).hexdigest()[:12]
+
+
+def assign_splits(events: pl.DataFrame) -> pl.DataFrame:
+    """Add `split` and sort by the total order. Works on any set of whole users: one bucket or the full table."""
+    from_last = pl.int_range(pl.len()).reverse().over(USER_ID)
+    splits = (
+        pl.when(pl.len().over(USER_ID) < EVENTS_TO_HOLD_OUT)
+        .then(pl.lit(TRAIN))
+        .when(from_last == 0)
+        .then(pl.lit(TEST))
+        .when(from_last == 1)
+        .then(pl.lit(VALIDATION))
+        .otherwise(pl.lit(TRAIN))
+    )
+    return events.sort(TOTAL_ORDER).with_columns(splits.alias(SPLIT))
+
+
+def leave_one_out(events: pl.DataFrame, minimum_users: int = 2) -> pl.DataFrame:
+    """Events in the total order with a `split` column: "train", "validation" or "test".
+
+    Raises TowerlineError when fewer than `minimum_users` users have the 3 events that a held-out user needs.
+    """
+    require_users(count_held_out_users(events), minimum_users, events.get_column(USER_ID).n_unique())
+    return assign_splits(events)
+
+
+def count_held_out_users(events: pl.DataFrame) -> int:
+    """Number of users with enough events to be held out."""
+    counts = events.group_by(USER_ID).len()
+    return counts.filter(pl.col("len") >= EVENTS_TO_HOLD_OUT).height
+
+
+def require_users(held_out_users: int, minimum_users: int, users: int) -> None:
+    """Raise TowerlineError when a leave-one-out split would have fewer than `minimum_users` users to test on."""
+    if held_out_users < minimum_users:
+        raise TowerlineError(
+            f"the leave-one-out split needs at least {minimum_users} users with {EVENTS_TO_HOLD_OUT} or more events "
+            f"each, this data set has {held_out_users} (of {users} users); ingest more events"
+        )
