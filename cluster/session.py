@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+from ray._private import ray_constants
 
 from cluster.environment import in_submitted_job, prepare_environment
 from cluster.errors import TowerlineError
@@ -77,6 +78,7 @@ def connect(settings: Settings, *, dashboard: bool = False, log_to_driver: bool 
 
 
 def _start(settings: Settings, dashboard: bool, log_to_driver: bool) -> RaySession:
+    _stay_on_loopback()
     temp_dir = short_temp_dir()
     try:
         ray.init(
@@ -98,6 +100,8 @@ def _start(settings: Settings, dashboard: bool, log_to_driver: bool) -> RaySessi
 def _attach(address: str, settings: Settings, log_to_driver: bool) -> RaySession:
     """A submitted job has its working directory already; a notebook brings the repository, less what git ignores."""
     runtime_env: dict[str, Any] = {}
+    if address.startswith(("127.", "localhost:")):
+        _stay_on_loopback()
     if not in_submitted_job():
         _probe(address)
         runtime_env = {
@@ -143,6 +147,15 @@ def _probe(address: str) -> None:
             f"Ray cluster at {address} does not answer ({error}); start one with `make cluster-up`, or unset "
             "TOWERLINE_RAY_ADDRESS to start a session here"
         ) from error
+
+
+def _stay_on_loopback() -> None:
+    """Keep Ray from turning 127.0.0.1 into this machine's outer address, where every process would then listen.
+
+    Ray does so unless it runs on a system that it takes for single-node; the switch is read when `ray` is imported.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def short_temp_dir() -> Path:
