@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cluster.errors import TowerlineError
+from train.rendezvous import initialized_horovod
 
 Value = TypeVar("Value")
 
@@ -92,7 +93,7 @@ class HorovodCommunicator:
         Raises:
             TowerlineError: Horovod is missing, its ranks did not meet, or there are fewer GPUs than ranks here.
         """
-        self._horovod = _initialized_horovod()
+        self._horovod = initialized_horovod()
         self.rank = int(self._horovod.rank())
         self.size = int(self._horovod.size())
         self.device = _local_device(use_gpu, int(self._horovod.local_rank()))
@@ -152,7 +153,7 @@ class TorchDistributedCommunicator:
 
     @classmethod
     def meet(
-        cls, address: str, rank: int, size: int, use_gpu: bool = False, local_rank: int = 0, timeout_s: float = 60.0
+        cls, address: str, rank: int, size: int, *, use_gpu: bool = False, local_rank: int = 0, timeout_s: float = 60
     ) -> "TorchDistributedCommunicator":
         """Make a process group of `size` ranks without Ray; `address` is `tcp://host:port` or `file:///path`.
 
@@ -244,11 +245,11 @@ def _share_optimizer_state(
     for parameter, values in shapes.items():
         state[parameter] = {}
         for name, value in values.items():
+            state[parameter][name] = value
             if isinstance(value, _TensorLike):
                 tensor = own["state"][parameter][name] if communicator.rank == 0 else _empty(value, communicator, name)
                 broadcast_tensor(tensor)
-                value = tensor
-            state[parameter][name] = value
+                state[parameter][name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -259,20 +260,6 @@ def _shape_of(value: object) -> object:
 def _empty(like: _TensorLike, communicator: Communicator, name: str) -> torch.Tensor:
     device = torch.device("cpu") if name == "step" else communicator.device
     return torch.empty(like.shape, dtype=like.dtype, device=device)
-
-
-def _initialized_horovod() -> Any:
-    """`horovod.torch` after `init()`."""
-    try:
-        import horovod.torch
-    except ImportError as error:
-        raise TowerlineError(
-            f"Horovod cannot be imported ({error}); run `make install`, which builds it, or train with backend 'torch'"
-        ) from error
-    if not horovod.torch.gloo_built():
-        raise TowerlineError("Horovod was built without Gloo; run `make install`, which builds it with Gloo")
-    horovod.torch.init()
-    return horovod.torch
 
 
 def _local_device(use_gpu: bool, local_rank: int) -> torch.device:

@@ -144,7 +144,7 @@ def fit(
     state = resume
     while not _finished(state, config):
         epoch = 0 if state is None else state.epoch + 1
-        result = _train_epoch(task, parallel_model, optimizer, communicator, config, epoch)
+        result = _train_epoch(task, parallel_model, optimizer, communicator, seed=config.seed, epoch=epoch)
         if config.metric is not None:
             result = _validated(task, communicator, result)
             _score(result, config.metric)
@@ -171,7 +171,8 @@ def _train_epoch(
     model: nn.Module,
     optimizer: Optimizer,
     communicator: Communicator,
-    config: FitConfig,
+    *,
+    seed: int,
     epoch: int,
 ) -> EpochResult:
     """One pass over this rank's batches; the loss is read once, at the end, so that a GPU need not wait."""
@@ -180,7 +181,7 @@ def _train_epoch(
     loss_sum = torch.zeros((), dtype=torch.float64, device=communicator.device)
     steps = 0
     with torch.random.fork_rng(_cuda_devices(communicator.device)):
-        torch.manual_seed(_epoch_seed(config.seed, epoch, communicator.rank))
+        torch.manual_seed(_epoch_seed(seed, epoch, communicator.rank))
         for batch in task.batches(epoch, communicator.rank, communicator.size):
             optimizer.zero_grad()
             loss = model(_moved(batch, communicator.device))
