@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from data.schema import (
     COUNTED,
@@ -92,62 +93,60 @@ def user_windows(events: pl.DataFrame, history_length: int) -> pl.DataFrame:
 
 def _windows_in_order(ordered: pl.DataFrame, history_length: int) -> pl.DataFrame:
     """Windows of users all of whose events were known before their next one. Sorted by (user, sequence)."""
-    position = pl.int_range(pl.len(), dtype=pl.Int64).over(USER_ID)
-    numbered = ordered.with_columns(position.alias(USER_EVENT_COUNT))
-    histories = numbered.rolling(
-        index_column=USER_EVENT_COUNT, period=f"{history_length}i", closed="left", group_by=USER_ID
-    ).agg(
-        pl.col(ITEM_ID).alias(HISTORY_ITEMS),
-        pl.col(VALUE).alias(HISTORY_VALUES),
-        pl.col(EVENT_TIME).alias(HISTORY_TIMES),
+    row = pl.int_range(pl.len(), dtype=pl.Int64)
+    count = row.over(USER_ID)
+    rows = ordered.select(
+        pl.int_ranges(row - pl.min_horizontal(count, history_length), row).alias("window"),
+        count.alias(USER_EVENT_COUNT),
+        pl.col(VALUE).cast(pl.Float64).cum_sum().shift(1).over(USER_ID).alias("total"),
+        pl.col(EVENT_TIME).shift(1).over(USER_ID).alias("last_time"),
     )
-    sum_before = pl.col(VALUE).cast(pl.Float64).cum_sum().shift(1).over(USER_ID)
-    last_time = pl.col(EVENT_TIME).shift(1).over(USER_ID)
-    return numbered.with_columns(
-        _mean(sum_before, pl.col(USER_EVENT_COUNT)).alias(USER_MEAN_VALUE),
-        _seconds_between(last_time, pl.col(EVENT_TIME)).alias(USER_SECONDS_SINCE_LAST),
-        histories.get_column(HISTORY_ITEMS),
-        histories.get_column(HISTORY_VALUES),
-        histories.get_column(HISTORY_TIMES),
-    ).select(*ordered.columns, *USER_WINDOW_COLUMNS)
+    return _with_windows(ordered, rows)
 
 
 def _windows_by_arrival(ordered: pl.DataFrame, history_length: int) -> pl.DataFrame:
     """Windows of one user, some of whose events were ingested after later ones: a row at a time, by arrival."""
-    sequences = ordered.get_column(SEQUENCE).to_list()
     values = ordered.get_column(VALUE).cast(pl.Float64).to_list()
+    times = ordered.get_column(EVENT_TIME).to_list()
     arrivals = sorted(zip(ordered.get_column(VISIBLE_FROM).to_list(), range(ordered.height), strict=True))
     visible: list[int] = []
     total, arrived = 0.0, 0
-    rows: list[tuple[list[int], int, float]] = []
-    for sequence in sequences:
+    rows: list[tuple[list[int], int, float, datetime | None]] = []
+    for sequence in ordered.get_column(SEQUENCE).to_list():
         while arrived < len(arrivals) and arrivals[arrived][0] <= sequence:
             position = arrivals[arrived][1]
             bisect.insort(visible, position)
             total += values[position]
             arrived += 1
-        rows.append((visible[-history_length:], len(visible), total))
-    window = pl.Series("window", [row[0] for row in rows], dtype=pl.List(pl.Int64))
-    count = pl.Series(USER_EVENT_COUNT, [row[1] for row in rows], dtype=pl.Int64)
-    sums = pl.Series("sum", [row[2] for row in rows], dtype=pl.Float64)
-
-    def history(column: str) -> pl.Expr:
-        whole = pl.lit(ordered.get_column(column).implode()).first()
-        return whole.list.gather(pl.col("window"))
-
-    return (
-        ordered.with_columns(window, count, sums)
-        .with_columns(
-            history(ITEM_ID).alias(HISTORY_ITEMS),
-            history(VALUE).alias(HISTORY_VALUES),
-            history(EVENT_TIME).alias(HISTORY_TIMES),
-        )
-        .with_columns(
-            _mean(pl.col("sum"), pl.col(USER_EVENT_COUNT)).alias(USER_MEAN_VALUE),
-            _seconds_between(pl.col(HISTORY_TIMES).list.last(), pl.col(EVENT_TIME)).alias(USER_SECONDS_SINCE_LAST),
-        )
-        .select(*ordered.columns, *USER_WINDOW_COLUMNS)
+        rows.append((visible[-history_length:], arrived, total, times[visible[-1]] if visible else None))
+    schema = pl.Schema(
+        {"window": pl.List(pl.Int64), USER_EVENT_COUNT: pl.Int64, "total": pl.Float64, "last_time": TIME}
     )
+    return _with_windows(ordered, pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+def _with_windows(ordered: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Features from, per event: the positions of its window in `ordered`, count and total before it, and last time."""
+
+    def history(column: str) -> pl.Series:
+        return _gather_lists(ordered.get_column(column), rows.get_column("window"))
+
+    return ordered.with_columns(
+        history(ITEM_ID).alias(HISTORY_ITEMS),
+        history(VALUE).alias(HISTORY_VALUES),
+        history(EVENT_TIME).alias(HISTORY_TIMES),
+        rows.get_column(USER_EVENT_COUNT),
+        rows.select(_mean(pl.col("total"), pl.col(USER_EVENT_COUNT)).alias(USER_MEAN_VALUE)).to_series(),
+        _seconds_between(rows.get_column("last_time"), pl.col(EVENT_TIME)).alias(USER_SECONDS_SINCE_LAST),
+    )
+
+
+def _gather_lists(values: pl.Series, positions: pl.Series) -> pl.Series:
+    """A list of values for each list of positions; empty lists stay empty."""
+    flat = positions.explode(empty_as_null=False, keep_nulls=False)
+    offsets = positions.list.len().cast(pl.Int64).cum_sum().extend_constant(0, 1).shift(1, fill_value=0)
+    lists = pa.LargeListArray.from_arrays(offsets.to_arrow(), values.gather(flat).to_arrow())
+    return pl.Series(values.name, lists, dtype=pl.List(values.dtype))
 
 
 USER_WINDOW_COLUMNS = (
@@ -250,23 +249,26 @@ def _only_counted(events: pl.DataFrame) -> pl.DataFrame:
 
 def _as_of(keys: pl.DataFrame, timeline: pl.DataFrame, by: str | None = None) -> pl.DataFrame:
     """The newest row of `timeline` with visible_from <= the key's sequence, in the order of the keys."""
-    ordered = keys.with_row_index("_key").sort(SEQUENCE)
-    joined = ordered.join_asof(
-        timeline.sort(VISIBLE_FROM),
-        left_on=SEQUENCE,
-        right_on=VISIBLE_FROM,
-        by=by,
-        strategy="backward",
-        check_sortedness=False,
+    joined = (
+        keys.with_row_index("_key")
+        .sort(SEQUENCE)
+        .join_asof(
+            timeline.rename({VISIBLE_FROM: "_from"}).sort("_from"),
+            left_on=SEQUENCE,
+            right_on="_from",
+            by=by,
+            strategy="backward",
+            check_sortedness=False,
+        )
     )
-    return joined.sort("_key").drop("_key", VISIBLE_FROM)
+    return joined.sort("_key").drop("_key", "_from")
 
 
 def _mean(total: pl.Expr, count: pl.Expr) -> pl.Expr:
     return pl.when(count > 0).then(total / count).otherwise(0.0).cast(pl.Float32)
 
 
-def _seconds_between(earlier: pl.Expr, later: pl.Expr) -> pl.Expr:
+def _seconds_between(earlier: pl.Expr | pl.Series, later: pl.Expr) -> pl.Expr:
     return ((later - earlier).dt.total_microseconds() / 1e6).fill_null(0.0)
 
 
@@ -279,9 +281,17 @@ def fingerprint(*functions: Callable[..., Any], **parameters: Any) -> str:
 def feature_fingerprints(history_length: int) -> dict[str, str]:
     """Fingerprint of every feature view, stored with each table and each model that uses it."""
     visibility = (with_sequence, with_visibility)
-    windows = (user_windows, _windows_in_order, _windows_by_arrival, _mean, _seconds_between)
-    aggregates = (item_aggregates, counted_timeline, finish_item_features, _only_counted, _as_of, _mean)
+    windows = (
+        user_windows,
+        _windows_in_order,
+        _windows_by_arrival,
+        _with_windows,
+        _gather_lists,
+        _mean,
+        _seconds_between,
+    )
+    aggregates = (item_aggregates, counted_timeline, finish_item_features, _only_counted, _as_of)
     return {
-        "user_windows": fingerprint(*visibility, *windows, history_length=history_length),
-        "item_aggregates": fingerprint(*visibility, *aggregates, _seconds_between),
+        "user_windows": fingerprint(*visibility, *windows, _mean, _seconds_between, history_length=history_length),
+        "item_aggregates": fingerprint(*visibility, *aggregates, _mean, _seconds_between),
     }
