@@ -1,0 +1,98 @@
+"""Feature rows as padded tensors: the one step between a table and a model, offline and online."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor
+
+from data.schema import EVENT_TIME
+from train.vocabulary import UNKNOWN, Vocabulary, encode
+
+MAX_ATTRIBUTES = 16
+"""Attribute tokens read per user or item; further ones are ignored."""
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """What the user tower reads, right-aligned (the newest event is last) and padded with `UNKNOWN`."""
+
+    history_BL: Tensor
+    """int32: item codes of the last L events."""
+    history_values_BL: Tensor
+    """int8: value bins of those events."""
+    history_ages_BL: Tensor
+    """float32: seconds from each of those events to the moment asked about."""
+    attributes_BA: Tensor
+    """int32: user attribute codes."""
+
+    def __len__(self) -> int:
+        return len(self.history_BL)
+
+    def __getitem__(self, rows: Tensor | slice) -> "UserBatch":
+        return UserBatch(
+            self.history_BL[rows], self.history_values_BL[rows], self.history_ages_BL[rows], self.attributes_BA[rows]
+        )
+
+    def to(self, device: torch.device) -> "UserBatch":
+        """The same batch on another device."""
+        return UserBatch(
+            self.history_BL.to(device),
+            self.history_values_BL.to(device),
+            self.history_ages_BL.to(device),
+            self.attributes_BA.to(device),
+        )
+
+
+def encode_users(rows: pl.DataFrame, vocabulary: Vocabulary, history_length: int) -> UserBatch:
+    """Encode B feature rows (`history_items`, `history_values`, `history_times`, `user_attributes`, `event_time`)."""
+    layout = _right_aligned(rows["history_items"], history_length)
+    items = vocabulary.encode_items(_flat(rows["history_items"]))
+    values = vocabulary.encode_values(_flat(rows["history_values"]).to_numpy().astype(np.float32))
+    times = _flat(rows["history_times"]).dt.epoch("us").to_numpy()
+    now = rows[EVENT_TIME].dt.epoch("us").to_numpy()
+    ages = (now[layout.row] - times[layout.source]) / 1e6
+    return UserBatch(
+        history_BL=layout.scatter(items, np.int32),
+        history_values_BL=layout.scatter(values, np.int8),
+        history_ages_BL=layout.scatter_kept(ages, np.float32),
+        attributes_BA=encode_attributes(rows["user_attributes"], vocabulary.user_attributes),
+    )
+
+
+def encode_attributes(tokens: pl.Series, known: tuple[str, ...]) -> Tensor:
+    """Codes (N, MAX_ATTRIBUTES), int32, of N token lists."""
+    layout = _right_aligned(tokens, MAX_ATTRIBUTES)
+    return layout.scatter(encode(_flat(tokens), known), np.int32)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where each kept element of a ragged column goes in a right-aligned (rows, width) array."""
+
+    shape: tuple[int, int]
+    source: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    column: npt.NDArray[np.int64]
+
+    def scatter(self, flat: npt.NDArray[np.generic], dtype: type[np.generic]) -> Tensor:
+        return self.scatter_kept(flat[self.source], dtype)
+
+    def scatter_kept(self, kept: npt.NDArray[np.generic], dtype: type[np.generic]) -> Tensor:
+        padded = np.full(self.shape, UNKNOWN, dtype=dtype)
+        padded[self.row, self.column] = kept
+        return torch.from_numpy(padded)
+
+
+def _right_aligned(lists: pl.Series, width: int) -> _Layout:
+    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(lengths.sum())
+    kept = np.flatnonzero(from_end <= width)
+    return _Layout((len(lengths), width), kept, row[kept], width - from_end[kept])
+
+
+def _flat(lists: pl.Series) -> pl.Series:
+    return lists.drop_nulls().filter(lists.drop_nulls().list.len() > 0).explode()

@@ -1,0 +1,87 @@
+"""A two-tower model that can be used and kept: weights, config and vocabulary as one."""
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from data.schema import ATTRIBUTES, ITEM_ID
+from train.encoding import encode_attributes, encode_users
+from train.index import ExactIndex
+from train.models.two_tower import TwoTower, TwoTowerConfig
+from train.vocabulary import Vocabulary
+
+WEIGHTS_FILE = "weights.safetensors"
+CONFIG_FILE = "model.json"
+VOCABULARY_FILE = "vocabulary.json"
+
+
+class RetrievalModel:
+    """The two-tower as a function from feature rows to vectors, on the CPU."""
+
+    def __init__(self, config: TwoTowerConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.network = TwoTower(config, vocabulary, torch.empty_like(weights["item_attributes_IA"]))
+        self.network.load_state_dict(weights)
+        self.network.eval()
+
+    @cached_property
+    def item_vectors_ID(self) -> npt.NDArray[np.float32]:
+        """float32 vectors of every item code, bias last; row `UNKNOWN` is that of an item nothing is known of."""
+        with torch.inference_mode():
+            vectors: npt.NDArray[np.float32] = self.network.encode_items().numpy()
+        return vectors
+
+    @cached_property
+    def index(self) -> ExactIndex:
+        """Search over the catalogue the model was trained with."""
+        return ExactIndex(self.item_vectors_ID)
+
+    def encode_users(self, rows: pl.DataFrame) -> npt.NDArray[np.float32]:
+        """User vectors (B, D + 1) of B feature rows (see `train.encoding.encode_users`)."""
+        users = encode_users(rows, self.vocabulary, self.config.history_length)
+        with torch.inference_mode():
+            vectors: npt.NDArray[np.float32] = self.network.encode_users(
+                users, torch.from_numpy(self.item_vectors_ID)
+            ).numpy()
+        return vectors
+
+    def similar_items(self, code: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """The `count` items nearest to one by cosine of their vectors (popularity bias left out), and the cosines."""
+        query_1D = self._directions_ID[code : code + 1]
+        exclude = [np.array([code], dtype=np.int64)]
+        codes_1K, cosines_1K = ExactIndex(self._directions_ID).search(query_1D, count, exclude)
+        return codes_1K[0], cosines_1K[0]
+
+    @cached_property
+    def _directions_ID(self) -> npt.NDArray[np.float32]:
+        vectors_ID = self.item_vectors_ID[:, :-1]
+        return vectors_ID / np.maximum(np.linalg.norm(vectors_ID, axis=1, keepdims=True), 1e-9)
+
+    def save(self, folder: Path) -> None:
+        """Write the model into an existing folder."""
+        safetensors.torch.save_file(self.network.state_dict(), folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2))
+        (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False))
+
+    @classmethod
+    def load(cls, folder: Path) -> "RetrievalModel":
+        """Read what `save` wrote."""
+        config = TwoTowerConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
+        vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text())
+        return cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE))
+
+
+def item_attribute_codes(items: pl.DataFrame, vocabulary: Vocabulary) -> Tensor:
+    """Attribute codes (I, MAX_ATTRIBUTES), int32, of every item code; items that no table lists have none."""
+    catalogue = pl.DataFrame({ITEM_ID: ["", *vocabulary.items]})
+    rows = catalogue.join(items.select(ITEM_ID, ATTRIBUTES), on=ITEM_ID, how="left", maintain_order="left")
+    return encode_attributes(rows[ATTRIBUTES], vocabulary.item_attributes)

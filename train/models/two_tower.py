@@ -1,0 +1,187 @@
+"""The two-tower retrieval model: a user vector and an item vector whose dot product is the logit.
+
+The user tower attends from the last event to the recent history and adds a recency-weighted mean; the item tower sums
+an id embedding with its attributes' embeddings, so an item without events still has a vector. The user's events are
+read through the item tower, which is what lets one table learn from both sides.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train.encoding import UserBatch
+from train.vocabulary import UNKNOWN, Vocabulary
+
+AGE_BINS = 16
+
+
+class TwoTowerConfig(BaseModel):
+    """The shape and the loss of the two-tower model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_dim: PositiveInt = 64
+    """Width of the towers; must be a multiple of `attention_heads`."""
+    attention_heads: PositiveInt = 2
+    """Heads of the attention from the last event to the history."""
+    history_length: PositiveInt = 32
+    """Events of the user's history that are read, newest last."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Share of activations dropped in the user tower during training."""
+    id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of item id embeddings dropped per step, so that attributes alone learn to place an item."""
+    loss: Literal["full_softmax", "sampled_softmax"] = "full_softmax"
+    """Softmax over the whole catalogue, or over sampled negatives with the logQ correction."""
+    num_negatives: PositiveInt = 512
+    """Negatives shared by a batch, for the sampled softmax."""
+    sampling_power: NonNegativeFloat = 0.75
+    """Negatives are drawn in proportion to item frequency to this power."""
+
+
+@dataclass(frozen=True)
+class RetrievalBatch:
+    """One rank's share of a global batch."""
+
+    users: UserBatch
+    target_B: Tensor
+    """int64: code of the item that was chosen."""
+    scale: float
+    """Turns the sum of this rank's losses into its part of the global batch's mean."""
+    negatives_N: Tensor | None = None
+    """int64: sampled item codes, the same on every rank; only for the sampled softmax."""
+
+    def to(self, device: torch.device) -> "RetrievalBatch":
+        """The same batch on another device."""
+        negatives_N = None if self.negatives_N is None else self.negatives_N.to(device)
+        return RetrievalBatch(self.users.to(device), self.target_B.to(device), self.scale, negatives_N)
+
+
+class TwoTower(nn.Module):
+    """Two-tower model; `forward` is the training loss, `encode_users` and `encode_items` are what retrieval uses."""
+
+    item_attributes_IA: Tensor
+    item_frequency_I: Tensor
+
+    def __init__(self, config: TwoTowerConfig, vocabulary: Vocabulary, item_attributes_IA: Tensor) -> None:
+        """`item_attributes_IA`: int32 attribute codes of every item code, row 0 being `UNKNOWN`."""
+        super().__init__()
+        self.config = config
+        dim, num_codes = config.embedding_dim, vocabulary.num_items + 1
+        self.item = _embedding(num_codes, dim)
+        self.item_attribute = _embedding(len(vocabulary.item_attributes) + 1, dim)
+        self.item_bias = nn.Linear(dim, 1)
+        self.popularity = nn.Embedding(num_codes, 1)
+        self.user_attribute = _embedding(len(vocabulary.user_attributes) + 1, dim)
+        self.position = nn.Embedding(config.history_length, dim)
+        self.age = nn.Embedding(AGE_BINS, dim)
+        self.value = _embedding(len(vocabulary.value_edges) + 2, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.mix = nn.Sequential(nn.Linear(4 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.recency = nn.Parameter(torch.tensor(0.1))
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.position.weight, std=0.05)
+        nn.init.normal_(self.age.weight, std=0.05)
+        nn.init.zeros_(self.popularity.weight)
+        self.register_buffer("item_attributes_IA", item_attributes_IA)
+        self.register_buffer("item_frequency_I", torch.zeros(num_codes))
+
+    def set_item_frequency(self, counts_I: Tensor) -> None:
+        """How often each item code was chosen in training; an item never chosen is placed by its attributes alone."""
+        self.item_frequency_I.copy_(counts_I)
+
+    def forward(self, batch: RetrievalBatch) -> Tensor:
+        """Cross-entropy of the chosen items, scaled so that the mean over ranks is the global batch's mean loss.
+
+        With `sampled_softmax` the logits are corrected by -log Q of the sampler (Bengio & Senécal, 2008; Yi et al.,
+        "Sampling-bias-corrected neural modeling", RecSys 2019), and negatives equal to the target are left out.
+        """
+        items_ID = self.encode_items()
+        users_BD = self._encode(batch.users, items_ID)
+        if batch.negatives_N is None:
+            logits_BI = users_BD @ items_ID.T
+            logits_BI[:, UNKNOWN] = -torch.inf
+            losses_B = functional.cross_entropy(logits_BI, batch.target_B, reduction="none")
+        else:
+            losses_B = self._sampled_loss(users_BD, items_ID, batch.target_B, batch.negatives_N)
+        return losses_B.sum() * batch.scale
+
+    def encode_items(self) -> Tensor:
+        """Vectors (I, D + 1) of every item code; the last column is the item's bias."""
+        seen_I1 = (self.item_frequency_I > 0).float().unsqueeze(1)
+        if self.training:
+            seen_I1 = seen_I1 * (torch.rand_like(seen_I1) >= self.config.id_dropout)
+        content_ID = self.item_attribute(self.item_attributes_IA).sum(dim=1)
+        vectors_ID = self.item.weight * seen_I1 + content_ID
+        bias_I1 = self.item_bias(content_ID) + self.popularity.weight * seen_I1
+        return torch.cat([vectors_ID, bias_I1], dim=1)
+
+    def encode_users(self, users: UserBatch, items_ID: Tensor | None = None) -> Tensor:
+        """Vectors (B, D + 1) of users; the last column is 1, so that the dot product adds the item's bias."""
+        return self._encode(users, self.encode_items() if items_ID is None else items_ID)
+
+    def _encode(self, users: UserBatch, items_ID: Tensor) -> Tensor:
+        history_BL = users.history_BL.long()
+        present_BL = history_BL != UNKNOWN
+        events_BLD = functional.embedding(history_BL, items_ID[:, :-1]) * present_BL.unsqueeze(2)
+        attributes_BD = self.user_attribute(users.attributes_BA).sum(dim=1)
+        recent_BD = self._recency_weighted(events_BLD, present_BL)
+        mean_BD = events_BLD.sum(dim=1) / present_BL.sum(dim=1, keepdim=True).clamp(min=1)
+        attended_BD = self._attend(events_BLD, present_BL, users, attributes_BD)
+        mixed_BD = self.mix(self.dropout(torch.cat([attended_BD, mean_BD, recent_BD, attributes_BD], dim=1)))
+        return torch.cat([mixed_BD + recent_BD, torch.ones_like(mixed_BD[:, :1])], dim=1)
+
+    def _recency_weighted(self, events_BLD: Tensor, present_BL: Tensor) -> Tensor:
+        steps_back_L = torch.arange(events_BLD.shape[1] - 1, -1, -1, device=events_BLD.device)
+        weights_BL = torch.exp(-self.recency.abs() * steps_back_L) * present_BL
+        total_B1 = weights_BL.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        return torch.einsum("bl,bld->bd", weights_BL, events_BLD) / total_B1
+
+    def _attend(self, events_BLD: Tensor, present_BL: Tensor, users: UserBatch, attributes_BD: Tensor) -> Tensor:
+        batch, length, dim = events_BLD.shape
+        heads = self.config.attention_heads
+        context_BLD = self.position.weight + self.age(_age_bin(users.history_ages_BL))
+        context_BLD = context_BLD + self.value(users.history_values_BL.int())
+        events_BLD = self.dropout(self.norm(events_BLD + context_BLD))
+        last_BD = events_BLD[:, -1]
+        query_BHE = self.query(last_BD + attributes_BD).view(batch, heads, 1, dim // heads)
+        key_BLHE, value_BLHE = self.key_value(events_BLD).view(batch, length, 2, heads, dim // heads).unbind(dim=2)
+        # An empty history would attend to nothing and turn to NaN: its last, padded position stays visible.
+        visible_BL = present_BL.clone()
+        visible_BL[:, -1] = True
+        attended = functional.scaled_dot_product_attention(
+            query_BHE, key_BLHE.transpose(1, 2), value_BLHE.transpose(1, 2), attn_mask=visible_BL[:, None, None, :]
+        )
+        return attended.reshape(batch, dim) + last_BD
+
+    def _sampled_loss(self, users_BD: Tensor, items_ID: Tensor, target_B: Tensor, negatives_N: Tensor) -> Tensor:
+        log_q_I = sampling_probabilities(self.item_frequency_I, self.config.sampling_power).log()
+        positive_B = (users_BD * items_ID[target_B]).sum(dim=1) - log_q_I[target_B]
+        negative_BN = users_BD @ items_ID[negatives_N].T - log_q_I[negatives_N]
+        negative_BN = negative_BN.masked_fill(negatives_N == target_B.unsqueeze(1), -torch.inf)
+        logits = torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
+        return functional.cross_entropy(logits, torch.zeros_like(target_B), reduction="none")
+
+
+def sampling_probabilities(frequency_I: Tensor, power: float) -> Tensor:
+    """Probability (I,) that the negative sampler draws each item code; 0 for items never chosen and for `UNKNOWN`."""
+    weights_I = torch.where(frequency_I > 0, frequency_I**power, 0.0)
+    return weights_I / weights_I.sum()
+
+
+def _age_bin(seconds: Tensor) -> Tensor:
+    """Logarithmic bins from a second to about ten years."""
+    return torch.log2(1 + seconds.clamp(min=0)).div(1.8).long().clamp(max=AGE_BINS - 1)
+
+
+def _embedding(rows: int, dim: int) -> nn.Embedding:
+    table = nn.Embedding(rows, dim, padding_idx=UNKNOWN)
+    nn.init.normal_(table.weight, std=0.05)
+    with torch.no_grad():
+        table.weight[UNKNOWN] = 0
+    return table

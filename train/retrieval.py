@@ -1,0 +1,171 @@
+"""Training the two-tower: which rows it learns from, in which order, and how it is judged on the way."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cluster.errors import TowerlineError
+from data.dataset import Dataset
+from data.pipeline import read_examples
+from data.schema import ITEM_ID, SEQUENCE, SPLIT, USER_ID
+from data.splits import TRAIN, VALIDATION
+from train.encoding import encode_users
+from train.histories import Histories
+from train.index import ExactIndex
+from train.loop import EpochResult, FitConfig
+from train.metrics import ndcg_at, ranks_of, recall_at
+from train.models.retrieval import RetrievalModel, item_attribute_codes
+from train.models.two_tower import RetrievalBatch, TwoTower, TwoTowerConfig, sampling_probabilities
+from train.tracking import TrackingTarget
+from train.trainer import Scaling, train_distributed
+from train.vocabulary import Vocabulary
+
+
+class RetrievalConfig(BaseModel):
+    """Everything that decides what a retrieval training gives, the data aside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    two_tower: TwoTowerConfig = TwoTowerConfig()
+    """The model."""
+    fit: FitConfig = FitConfig(epochs=6, patience=2)
+    """How long to train."""
+    batch_size: PositiveInt = 1024
+    """Examples of a global batch, over all workers."""
+    learning_rate: PositiveFloat = 2e-3
+    """Of AdamW."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Of AdamW, decoupled."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of the initial weights, the order of the examples and the sampled negatives."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Which examples a retrieval model is fitted on."""
+
+    splits: tuple[str, ...] = (TRAIN,)
+    """Splits to learn from."""
+    before: int | None = None
+    """Only examples with a smaller `sequence`; all if none."""
+
+
+@dataclass(frozen=True)
+class RetrievalTaskConfig:
+    """What a worker needs to build its `RetrievalTask`."""
+
+    config: RetrievalConfig
+    examples: Path
+    rows: TrainingRows
+    vocabulary: Vocabulary
+    item_attributes_IA: Tensor
+
+
+class RetrievalTask:
+    """A two-tower and its examples, as `train.loop` wants them."""
+
+    def __init__(self, task: RetrievalTaskConfig) -> None:
+        self._config = task.config
+        self._vocabulary = task.vocabulary
+        examples = read_examples(task.examples)
+        chosen = examples.filter(_selection(task.rows))
+        if chosen.height < 2:
+            raise TowerlineError(f"{task.examples}: {chosen.height} training examples; ingest more events")
+        length = task.config.two_tower.history_length
+        self._users = encode_users(chosen, task.vocabulary, length)
+        self._targets_B = torch.from_numpy(task.vocabulary.encode_items(chosen[ITEM_ID]))
+        self._validation = _Validation(examples, task.vocabulary, length)
+        self.examples_per_epoch = chosen.height
+        torch.manual_seed(task.config.seed)
+        self.model = TwoTower(task.config.two_tower, task.vocabulary, task.item_attributes_IA)
+        self.model.set_item_frequency(torch.bincount(self._targets_B, minlength=task.vocabulary.num_items + 1).float())
+
+    def optimizer(self) -> Optimizer:
+        """AdamW over all parameters."""
+        return torch.optim.AdamW(
+            self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
+        )
+
+    def batches(self, epoch: int, rank: int, size: int) -> Iterator[RetrievalBatch]:
+        """This rank's share of every global batch; the order is a function of (seed, epoch) alone."""
+        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.examples_per_epoch, generator=generator)
+        num_batches = math.ceil(len(order) / self._config.batch_size)
+        for rows in torch.tensor_split(order, num_batches):
+            share = torch.tensor_split(rows, size)[rank]
+            yield RetrievalBatch(
+                users=self._users[share],
+                target_B=self._targets_B[share],
+                scale=size / len(rows),
+                negatives_N=self._sample_negatives(generator),
+            )
+
+    def validate(self) -> dict[str, float]:
+        """NDCG@10 and Recall@10 of the validation events, full catalogue, the user's history masked."""
+        return self._validation.measure(self.model)
+
+    def _sample_negatives(self, generator: torch.Generator) -> Tensor | None:
+        two_tower = self._config.two_tower
+        if two_tower.loss == "full_softmax":
+            return None
+        probabilities_I = sampling_probabilities(self.model.item_frequency_I.cpu(), two_tower.sampling_power)
+        return torch.multinomial(probabilities_I, two_tower.num_negatives, replacement=True, generator=generator)
+
+
+class _Validation:
+    """The held-out event of each user that chooses among epochs and trials."""
+
+    def __init__(self, examples: pl.DataFrame, vocabulary: Vocabulary, history_length: int) -> None:
+        rows = examples.filter(pl.col(SPLIT) == VALIDATION)
+        self._users = encode_users(rows, vocabulary, history_length)
+        self._targets = vocabulary.encode_items(rows[ITEM_ID])
+        self._seen = Histories(examples, vocabulary).before(rows[USER_ID].to_list(), rows[SEQUENCE].to_list())
+
+    @torch.no_grad()
+    def measure(self, model: TwoTower) -> dict[str, float]:
+        device = model.item_frequency_I.device
+        items_ID = model.encode_items()
+        users_BD = model.encode_users(self._users.to(device), items_ID).cpu().numpy()
+        ranked_BK, _ = ExactIndex(items_ID.cpu().numpy()).search(users_BD, 10, self._seen)
+        ranks = ranks_of(np.asarray(self._targets), ranked_BK)
+        return {"ndcg@10": ndcg_at(ranks, 10), "recall@10": recall_at(ranks, 10)}
+
+
+@dataclass(frozen=True)
+class TrainedRetrieval:
+    """A fitted two-tower with the curve of its training."""
+
+    model: RetrievalModel
+    history: list[EpochResult]
+    best_epoch: int
+
+
+def retrieval_task(
+    dataset: Dataset, examples: Path, config: RetrievalConfig, rows: TrainingRows = TrainingRows()
+) -> RetrievalTaskConfig:
+    """What to train: the catalogue of `dataset` and the chosen rows of its `examples`."""
+    items = dataset.items()
+    vocabulary = Vocabulary.build(dataset.events(), items, dataset.users())
+    return RetrievalTaskConfig(config, examples, rows, vocabulary, item_attribute_codes(items, vocabulary))
+
+
+def train_retrieval(
+    task: RetrievalTaskConfig, scaling: Scaling, name: str, storage: Path, tracking: TrackingTarget | None = None
+) -> TrainedRetrieval:
+    """Fit a two-tower on Ray Train; resumes where a run of the same name in the same `storage` stopped."""
+    trained = train_distributed(RetrievalTask, task, task.config.fit, scaling, name, storage, tracking)
+    model = RetrievalModel(task.config.two_tower, task.vocabulary, trained.weights)
+    return TrainedRetrieval(model, trained.history, trained.best_epoch)
+
+
+def _selection(rows: TrainingRows) -> pl.Expr:
+    chosen = pl.col(SPLIT).is_in(rows.splits)
+    return chosen if rows.before is None else chosen & (pl.col(SEQUENCE) < rows.before)

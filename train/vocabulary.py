@@ -1,0 +1,81 @@
+"""Ids and attribute tokens as dense codes, versioned with the model that learnt them."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from data.schema import ATTRIBUTES, ITEM_ID, VALUE
+
+UNKNOWN = 0
+"""The code of padding and of whatever the model has never seen; real codes start at 1."""
+
+VALUE_BINS = 8
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a model knows by name. The code of the n-th entry (from 0) is n + 1."""
+
+    items: tuple[str, ...]
+    item_attributes: tuple[str, ...]
+    user_attributes: tuple[str, ...]
+    value_edges: tuple[float, ...]
+    """Ascending inner edges of the bins that event values (ratings, amounts) fall into."""
+
+    @classmethod
+    def build(cls, events: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame) -> "Vocabulary":
+        """The vocabulary of a catalogue: listed items first, then those that only events name."""
+        unlisted = sorted(set(events[ITEM_ID]) - set(items[ITEM_ID]))
+        quantiles = np.quantile(events[VALUE].to_numpy(), np.linspace(0, 1, VALUE_BINS + 1)[1:-1])
+        return cls(
+            items=(*items[ITEM_ID], *unlisted),
+            item_attributes=_distinct_tokens(items),
+            user_attributes=_distinct_tokens(users),
+            value_edges=tuple(float(edge) for edge in np.unique(quantiles)),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Vocabulary":
+        """Read what `json.dumps(dataclasses.asdict(vocabulary))` gave."""
+        return cls(**{name: tuple(values) for name, values in json.loads(text).items()})
+
+    @property
+    def num_items(self) -> int:
+        """Number of known items; item codes run from 1 to this."""
+        return len(self.items)
+
+    @cached_property
+    def _item_codes(self) -> dict[str, int]:
+        return {item: code for code, item in enumerate(self.items, start=1)}
+
+    def item_code(self, item_id: str) -> int:
+        """The code of an item, `UNKNOWN` if it has none."""
+        return self._item_codes.get(item_id, UNKNOWN)
+
+    def item_ids(self, codes: Iterable[int]) -> list[str]:
+        """The ids of known item codes."""
+        return [self.items[code - 1] for code in codes]
+
+    def encode_items(self, ids: pl.Series) -> npt.NDArray[np.int64]:
+        """Codes (N,) of N item ids."""
+        return encode(ids, self.items)
+
+    def encode_values(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Bins of event values, from 1; 0 is left to padding. Same shape as `values`."""
+        return np.digitize(values, np.asarray(self.value_edges, dtype=np.float32)).astype(np.int64) + 1
+
+
+def encode(tokens: pl.Series, known: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Codes (N,) of N tokens by their position in `known`; `UNKNOWN` for the others."""
+    codes = pl.DataFrame({"token": pl.Series(known, dtype=pl.String), "code": np.arange(1, len(known) + 1)})
+    joined = tokens.to_frame("token").join(codes, on="token", how="left", maintain_order="left")
+    return joined["code"].fill_null(UNKNOWN).to_numpy().astype(np.int64)
+
+
+def _distinct_tokens(entities: pl.DataFrame) -> tuple[str, ...]:
+    return tuple(entities[ATTRIBUTES].explode().drop_nulls().unique().sort())
