@@ -35,12 +35,7 @@ def main() -> None:
     """Bring this clone up to date, or exit with one line for each thing that is missing."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if sys.version_info[:2] != PYTHON:
-            found = ".".join(str(part) for part in sys.version_info[:3])
-            raise TowerlineError(
-                f"Python 3.11 is needed, {sys.executable} is {found}; apt-get install python3.11 python3.11-venv "
-                "python3.11-dev, or name the one you have: make PYTHON=/path/to/python3.11"
-            )
+        _check_python()
         if not is_up_to_date(ROOT):
             install(ROOT)
     except TowerlineError as error:
@@ -48,6 +43,15 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _check_python() -> None:
+    if sys.version_info[:2] != PYTHON:
+        found = ".".join(str(part) for part in sys.version_info[:3])
+        raise TowerlineError(
+            f"Python 3.11 is needed, {sys.executable} is {found}; apt-get install python3.11 python3.11-venv "
+            "python3.11-dev, or name the one you have: make PYTHON=/path/to/python3.11"
+        )
 
 
 def is_up_to_date(root: Path) -> bool:
@@ -111,7 +115,8 @@ def _make_environment(root: Path) -> None:
     project = _project(root)
     requirements = [*BUILD_TOOLS, *project["dependencies"], *project["optional-dependencies"]["dev"]]
     shutil.rmtree(root / ".venv", ignore_errors=True)
-    _run([sys._base_executable, "-m", "venv", str(root / ".venv")], root)
+    python = Path(sys.base_prefix, "bin", "python3.11")  # not sys.executable, which may be the one in .venv
+    _run([str(python), "-m", "venv", str(root / ".venv")], root)
     _pip(root, "--constraint", str(root / "constraints.txt"), *requirements)
     site_packages = next((root / ".venv" / "lib").glob("python*")) / "site-packages"
     (site_packages / "towerline.pth").write_text(f"{root}\n")
@@ -187,7 +192,7 @@ def _timed(what: str) -> Iterator[None]:
     print(f"set-up {what} …", flush=True)
     started = time.monotonic()
     yield
-    print(f"\r\033[K" * sys.stdout.isatty() + f"           done in {time.monotonic() - started:.0f} s", flush=True)
+    print("\r\033[K" * sys.stdout.isatty() + f"           done in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def _run(command: list[str], root: Path) -> list[str]:
