@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 import ray.exceptions
@@ -22,7 +22,7 @@ from train.rendezvous import Rendezvous, assign_slots, find_interface, slot_envi
 
 if TYPE_CHECKING:
     from ray.train._internal.base_worker_group import BaseWorkerGroup
-    from ray.train.v2._internal.execution.worker_group import Worker
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 logger = logging.getLogger(__name__)
 
@@ -77,35 +77,27 @@ class HorovodBackend(Backend):
         """
         assert isinstance(backend_config, HorovodConfig)
         self._close_rendezvous()  # of a group whose start or shutdown failed
-        workers: list[Worker] = worker_group.get_workers()
+        workers = cast("WorkerGroup", worker_group).get_workers()
         plan = assign_slots([worker.metadata.node_id for worker in workers])
-        address = ray.util.get_node_ip_address()
-        self._rendezvous = Rendezvous(address, plan)
+        self._rendezvous = Rendezvous(_node_address(), plan)
         try:
-            ray.get(
-                [
-                    worker.execute_async(
-                        _enter_slot,
-                        slot_environment(
-                            slot,
-                            address,
-                            self._rendezvous.port,
-                            backend_config.timeout_s,
-                            backend_config.stall_timeout_s,
-                        )
-                        | backend_config.extra_env,
-                        backend_config.interface,
-                    )
-                    for slot, worker in zip(plan, workers, strict=True)
-                ]
-            )
-        except ray.exceptions.RayTaskError as error:
+            pending: list[Any] = []
+            for worker, slot in zip(workers, plan, strict=True):
+                environment = slot_environment(
+                    slot,
+                    self._rendezvous.address,
+                    self._rendezvous.port,
+                    timeout_s=backend_config.timeout_s,
+                    stall_timeout_s=backend_config.stall_timeout_s,
+                )
+                pending.append(
+                    worker.execute_async(_enter_slot, environment | backend_config.extra_env, backend_config.interface)
+                )
+            ray.get(pending)
+        except BaseException as error:
             self._close_rendezvous()
-            if isinstance(error.cause, TowerlineError):
+            if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, TowerlineError):
                 raise error.cause from error
-            raise
-        except BaseException:
-            self._close_rendezvous()
             raise
 
     def on_shutdown(self, worker_group: "BaseWorkerGroup", backend_config: BackendConfig) -> None:
@@ -116,7 +108,8 @@ class HorovodBackend(Backend):
         """
         assert isinstance(backend_config, HorovodConfig)
         try:
-            ray.get(worker_group.execute_async(_leave_horovod), timeout=backend_config.shutdown_timeout_s)
+            pending: list[Any] = worker_group.execute_async(_leave_horovod)
+            ray.get(pending, timeout=backend_config.shutdown_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
             logger.info("Horovod's workers did not leave in order (%s); Ray ends them", type(error).__name__)
         finally:
@@ -132,7 +125,7 @@ def _enter_slot(environment: dict[str, str], interface: str | None) -> None:
     """In a worker: take a place. An earlier place in the same process is forgotten."""
     for name in [name for name in os.environ if name.startswith("HOROVOD_")]:
         del os.environ[name]
-    found = find_interface(ray.util.get_node_ip_address(), interface)
+    found = find_interface(_node_address(), interface)
     os.environ.update({"HOROVOD_GLOO_IFACE": found, "NCCL_SOCKET_IFNAME": found} | environment)
 
 
@@ -140,3 +133,8 @@ def _leave_horovod() -> None:
     """In a worker: stop Horovod if the training function has begun it."""
     if "horovod.torch" in sys.modules:
         sys.modules["horovod.torch"].shutdown()
+
+
+def _node_address() -> str:
+    """The address by which Ray knows this node."""
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""How Horovod's ranks find each other: their places, the server where they meet, the interface they use. No Ray here."""
+"""How Horovod's ranks find each other, without Ray: their places, the server where they meet, the interface to use."""
 
 import http.client
 import os
@@ -30,6 +30,7 @@ class Rendezvous:
         self._server: Any = RendezvousHTTPServer((address, 0), RendezvousHandler, verbose=0)
         self._server.daemon_threads = True
         self._server.init(plan)
+        self.address = address
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": POLL_S}, name="horovod-rendezvous", daemon=True
@@ -173,7 +174,7 @@ def find_interface(address: str, wanted: str | None = None) -> str:
         )
     for name, addresses in interfaces.items():
         if address in addresses:
-            return name
+            return str(name)
     raise TowerlineError(
         f"no network interface of {socket.gethostname()} holds its Ray address {address}; "
         f"set HorovodConfig.interface to one of {known}"

@@ -1,0 +1,170 @@
+"""Training on a cluster: `fit` on the workers of Ray Train V2, with Horovod or torch DDP between them.
+
+`train_distributed` takes a function that builds the task, and each worker builds its own: no model travels. What comes
+back is read from the run's folder, `storage/name`, which every node must see:
+
+    progress.jsonl   one line per epoch, written by rank 0 and followed here
+    checkpoint_…     the newest checkpoint, the best weights included
+    finished.json    names the checkpoint of a training that came to its end
+
+A training goes on when it is called again with the same name, and a finished one is simply read.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+
+from train.checkpoint import read_best_weights, read_checkpoint, write_checkpoint
+from train.communicator import SingleProcess
+from train.loop import EpochResult, FitConfig, TrainingState, TrainingTask, fit
+from train.progress import Follower, append_progress
+from train.tracking import TrackingTarget, start_run
+
+FINISHED_FILE = "finished.json"
+
+
+class Scaling(BaseModel):
+    """How many processes train, and on what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Literal["horovod", "torch", "none"] = "horovod"
+    """What averages the gradients: Horovod, torch DistributedDataParallel, or nothing: then the calling process
+    trains alone, without Ray."""
+
+    num_workers: PositiveInt = 2
+    """Worker processes; of no meaning with backend `none`."""
+
+    cpus_per_worker: PositiveFloat = 1.0
+    """Logical CPUs that Ray sets aside for each worker; it trains with so many threads, at least one."""
+
+    use_gpu: bool = False
+    """One GPU per worker, and NCCL between them (by Horovod if it was built with it)."""
+
+    max_failures: NonNegativeInt = 2
+    """How often a training goes on from its last checkpoint after a worker was lost."""
+
+    timeout_s: PositiveInt = 60
+    """Seconds for the workers to meet, and after which a silent one counts as lost."""
+
+    wait_for_nodes: bool = False
+    """The cluster adds nodes on demand: wait for them, instead of refusing what does not fit now."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training gave."""
+
+    weights: dict[str, torch.Tensor]
+    """State dict of the best epoch's model, on the CPU."""
+    best_epoch: int
+    """From 0."""
+    history: list[EpochResult]
+    """Every epoch."""
+    checkpoint: Path
+    """Folder that holds it all."""
+    run_id: str | None
+    """The MLflow run of the curve; none if it was not tracked."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What travels to the workers."""
+
+    build_task: Callable[[Any], TrainingTask]
+    task_config: Any
+    fit: FitConfig
+    scaling: Scaling
+    folder: Path
+    """The run's own folder."""
+
+
+def train_distributed(
+    build_task: Callable[[Any], TrainingTask],
+    task_config: Any,
+    fit: FitConfig,
+    scaling: Scaling,
+    *,
+    name: str,
+    storage: Path,
+    tracking: TrackingTarget | None = None,
+    progress: Callable[[EpochResult], None] | None = None,
+) -> TrainedModel:
+    """Train `build_task(task_config)` and return the best epoch's weights.
+
+    Both are pickled to the workers, so `build_task` is a function of a module or a class. `progress` is called once
+    per new epoch, in the calling process: by the calling thread with backend `none`, else by another one. With the
+    `name` of an earlier training in `storage` that training goes on where it was. Ray must have been connected to,
+    unless the backend is `none`.
+
+    Raises:
+        TowerlineError: the cluster lacks the resources, MLflow does not answer, workers were lost too often, or
+            training itself raised one.
+        KeyboardInterrupt: Ctrl-C; the workers are gone then, and the checkpoints are kept.
+    """
+    folder = storage.absolute() / name
+    finished = _read_finished(folder, fit)
+    if finished is not None:
+        return finished
+    work = Work(build_task, task_config, fit, scaling, folder)
+    if scaling.backend != "none":
+        from train.ray_workers import require_resources
+
+        require_resources(scaling, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        run = None
+        if tracking is not None:
+            settings = {f"fit.{key}": value for key, value in fit} | {f"scaling.{key}": value for key, value in scaling}
+            run = stack.enter_context(start_run(tracking, settings))
+        follower = Follower(folder, on_new=progress, on_any=run.log_epoch if run else None)
+        if scaling.backend == "none":
+            checkpoint = _train_here(work, follower)
+        else:
+            from train.ray_workers import train_on_ray
+
+            with follower.in_background():
+                checkpoint = train_on_ray(work)
+    run_id = run.run_id if run else None
+    marker = {"checkpoint": checkpoint.name, "fit": fit.model_dump(), "run_id": run_id}
+    (folder / FINISHED_FILE).write_text(json.dumps(marker, indent=1))
+    return TrainedModel(*read_best_weights(checkpoint), checkpoint, run_id)
+
+
+def delete_run(name: str, storage: Path) -> None:
+    """Forget a training, so that its name can be used for another; nothing happens if there is none."""
+    shutil.rmtree(storage.absolute() / name, ignore_errors=True)
+
+
+def _read_finished(folder: Path, fit: FitConfig) -> TrainedModel | None:
+    """The finished training in `folder`, if there is one and it was to last as long."""
+    path = folder / FINISHED_FILE
+    if not path.exists():
+        return None
+    marker = json.loads(path.read_text())
+    if marker["fit"] != fit.model_dump():
+        return None
+    checkpoint = folder / marker["checkpoint"]
+    return TrainedModel(*read_best_weights(checkpoint), checkpoint, marker["run_id"])
+
+
+def _train_here(work: Work, follower: Follower) -> Path:
+    """Train in this process, with a checkpoint after each epoch as well."""
+    checkpoint = work.folder / "checkpoint_local"
+
+    def on_epoch(result: EpochResult, state: TrainingState) -> None:
+        write_checkpoint(state, checkpoint)
+        append_progress(work.folder, result)
+        follower.catch_up()
+
+    device = torch.device("cuda" if work.scaling.use_gpu else "cpu")
+    resume = read_checkpoint(checkpoint) if checkpoint.exists() else None
+    fit(work.build_task(work.task_config), SingleProcess(device), work.fit, on_epoch, resume)
+    return checkpoint
