@@ -1,0 +1,49 @@
+"""The serving application: `serve.app:build` is the one import path that Ray Serve is given."""
+# No `from __future__ import annotations` here: Serve reads the type of `build`'s argument at run time.
+
+from typing import Any
+
+import ray.serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+
+from cluster.settings import Settings
+from serve.config import AppConfig, Replicas
+from serve.deployments import REPLICAS, Gateway
+
+NAME = "towerline"
+"""Name of the application within Ray Serve."""
+
+
+def build(args: AppConfig) -> Application:
+    """The application for these arguments and the settings of the environment."""
+    return application(Settings(), args)
+
+
+def application(settings: Settings, config: AppConfig) -> Application:
+    """The gateway bound to its remote stages."""
+    remote = {}
+    for name in config.graph.remote():
+        replica = REPLICAS[name]
+        scaling = config.explain_replicas if name == "explain" else config.stage_replicas
+        remote[name] = ray.serve.deployment(replica, **_options(replica.__name__, scaling)).bind(settings, config)
+    gateway = ray.serve.deployment(Gateway, **_options("Gateway", config.gateway_replicas))
+    return gateway.bind(settings, config, remote)
+
+
+def _options(name: str, replicas: Replicas) -> dict[str, Any]:
+    return {
+        "name": name,
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=replicas.min,
+            max_replicas=replicas.max,
+            target_ongoing_requests=replicas.target_ongoing_requests,
+            upscale_delay_s=replicas.upscale_delay_s,
+            downscale_delay_s=replicas.downscale_delay_s,
+        ),
+        "max_ongoing_requests": replicas.max_ongoing_requests,
+        "ray_actor_options": {"num_cpus": replicas.num_cpus},
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "graceful_shutdown_timeout_s": 10.0,
+        "max_constructor_retry_count": 3,
+    }

@@ -1,0 +1,130 @@
+"""What travels through the graph: the requests that were waiting at one moment, answered together.
+
+A batch is columnar, so that every stage works on whole arrays. Shape suffixes: B requests, K candidates each. Stages
+return a new batch with their columns filled in; a remote stage receives the batch and sends it back in one call.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+T = TypeVar("T")
+A = TypeVar("A", bound=NDArray[Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request for recommendations."""
+
+    decision_id: str
+    user_id: str
+    count: int
+    recent_items: tuple[str, ...] = ()
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What may be said about one item recommended to one user."""
+
+    code: int
+    item: str
+    """Title, or id where there is none."""
+    chosen: tuple[str, ...]
+    """Items from the user's history that are most like it."""
+    traits: tuple[str, ...]
+    """Attributes that it shares with all of `chosen`; its own if there are none chosen."""
+    people: int
+    """How many events it has."""
+
+
+def _no_codes() -> Codes:
+    return np.empty((0, 0), np.int64)
+
+
+def _no_scores() -> Floats:
+    return np.empty((0, 0), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests and what the stages have found out about them so far."""
+
+    calls: tuple[Call, ...]
+    at: datetime
+    """The moment (UTC) as of which the batch is answered."""
+
+    users: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """B rows: the user features (by the features stage)."""
+
+    known: tuple[bool, ...] = ()
+    """Per request, whether anything is stored about its user."""
+
+    seen: tuple[frozenset[str], ...] = ()
+    """Per request, the ids of the items the user has had to do with."""
+
+    codes_BK: Codes = field(default_factory=_no_codes)
+    """Candidates; best first; `UNKNOWN` in a slot that holds nothing (the catalogue is used up)."""
+
+    retrieval_BK: Floats = field(default_factory=_no_scores)
+    """The candidates' retrieval scores."""
+
+    scores_BK: Floats = field(default_factory=_no_scores)
+    """The candidates' ranking scores."""
+
+    item_features: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """B x K rows: the candidates' item features, in the order of `codes_BK`."""
+
+    facts: tuple[tuple[Facts, ...], ...] = ()
+    """Per request, the facts about its first items (by the facts stage)."""
+
+    explanations: tuple[Mapping[int, str], ...] = ()
+    """Per request, item code to sentence."""
+
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def select(self, rows: Sequence[int]) -> "Batch":
+        """The batch of some of its requests."""
+        width = self.codes_BK.shape[1]
+        flat = (np.asarray(rows, np.int64)[:, None] * width + np.arange(width)).ravel()
+        return dataclasses.replace(
+            self,
+            calls=_pick(self.calls, rows),
+            users=self.users[list(rows)] if self.users.height else self.users,
+            known=_pick(self.known, rows),
+            seen=_pick(self.seen, rows),
+            codes_BK=_pick_rows(self.codes_BK, rows),
+            retrieval_BK=_pick_rows(self.retrieval_BK, rows),
+            scores_BK=_pick_rows(self.scores_BK, rows),
+            item_features=self.item_features[flat] if self.item_features.height else self.item_features,
+            facts=_pick(self.facts, rows),
+            explanations=_pick(self.explanations, rows),
+        )
+
+
+def _pick(column: tuple[T, ...], rows: Sequence[int]) -> tuple[T, ...]:
+    return tuple(column[row] for row in rows) if column else column
+
+
+def _pick_rows(column: A, rows: Sequence[int]) -> A:
+    return column[list(rows)] if column.size else column
+
+
+class Stage(Protocol):
+    """One step of the graph: a plain class over a batch. It may run in the gateway or in a deployment of its own."""
+
+    def run(self, batch: Batch) -> Batch:
+        """The batch with this stage's columns filled in."""
+        ...

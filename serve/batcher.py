@@ -1,0 +1,72 @@
+"""Micro-batching: requests that wait at the same moment are answered together, and nothing ever waits for company."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class MicroBatcher(Generic[Item, Result]):
+    """Hands everything that waits to `run` in one call as soon as fewer than `in_flight` calls are running.
+
+    A lone request starts at once; under load the batches grow with the time that one takes, up to `max_size`.
+    Belongs to one event loop.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], max_size: int, in_flight: int
+    ) -> None:
+        self._run = run
+        self._max_size = max_size
+        self._free = in_flight
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Result:
+        """The result of `item`, computed together with what else waits now.
+
+        Raises whatever `run` raised for the batch that the item was in.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, future))
+        loop.call_soon(self._start)
+        return await future
+
+    def _start(self) -> None:
+        while self._free and self._waiting:
+            batch = self._take()
+            if not batch:
+                return
+            self._free -= 1
+            task = asyncio.ensure_future(self._answer(batch))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        """The next requests whose clients still wait for them."""
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._max_size:
+            entry = self._waiting.popleft()
+            if not entry[1].done():
+                batch.append(entry)
+        return batch
+
+    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._run([item for item, _ in batch])
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._free += 1
+            self._start()

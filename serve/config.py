@@ -1,0 +1,49 @@
+"""The arguments of the serving application: what is served, how the stages are composed, how many replicas."""
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from serve.graph import GraphConfig
+from serve.stages.explain import ExplainConfig
+
+
+class Replicas(BaseModel):
+    """How a deployment scales, by the requests under way per replica."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: PositiveInt = 1
+    max: PositiveInt = 1
+    target_ongoing_requests: PositiveFloat = 16.0
+    """Requests under way per replica that autoscaling aims at."""
+
+    max_ongoing_requests: PositiveInt = 64
+    """Requests that a replica takes at once; more wait in the caller."""
+
+    upscale_delay_s: NonNegativeFloat = 10.0
+    downscale_delay_s: NonNegativeFloat = 120.0
+    num_cpus: NonNegativeFloat = 0.5
+    """Logical CPUs that Ray sets aside for a replica."""
+
+    @model_validator(mode="after")
+    def _min_is_not_over_max(self) -> "Replicas":
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, which is over max {self.max}; raise max")
+        return self
+
+
+class AppConfig(BaseModel):
+    """What `serve.app.build` takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field(min_length=1)
+    """Data set whose champion is served."""
+
+    graph: GraphConfig = GraphConfig()
+    explain: ExplainConfig = ExplainConfig()
+    gateway_replicas: Replicas = Replicas(max=2)
+    stage_replicas: Replicas = Replicas(max=2)
+    """Of each remote stage but the language model's."""
+
+    explain_replicas: Replicas = Replicas(target_ongoing_requests=4, max_ongoing_requests=8)
+    """Of the language model. Its threads spin, so two of them on one machine's cores are slower than one."""

@@ -1,0 +1,202 @@
+"""How the stages are composed: each edge is a call in this process or one handle call per micro-batch to a deployment.
+
+The stages up to the ranking are run for all requests that wait at the same moment. Neighbouring in-process stages are
+fused: the batch passes through them in one go. The explanation comes after that, for those who asked for it, and
+nobody else waits for it.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve.batch import Batch, Call, Stage
+from serve.batcher import MicroBatcher
+
+logger = logging.getLogger(__name__)
+
+Edge = Literal["in_process", "remote"]
+StageName = Literal["features", "retrieval", "filter", "ranking", "facts", "explain"]
+RANKED: tuple[StageName, ...] = ("features", "retrieval", "filter", "ranking")
+"""The stages that every answer needs, in order."""
+EXPLAINED: tuple[StageName, ...] = ("facts", "explain")
+"""The stages that add the sentences."""
+
+
+class GraphConfig(BaseModel):
+    """Where each stage runs, and the widths of the graph."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: Edge = "in_process"
+    retrieval: Edge = "in_process"
+    filter: Edge = "in_process"
+    ranking: Edge = "in_process"
+    explain: Edge = "remote"
+    """Gathering the facts for it always happens in process."""
+
+    candidates: int = Field(default=100, ge=1, le=10_000)
+    """Items that retrieval hands to the ranker, after those already seen are left out."""
+
+    max_batch_size: int = Field(default=64, ge=1)
+    """Most requests that are answered together."""
+
+    batches_in_flight: int = Field(default=1, ge=1)
+    """Batches under way at once. One lets batches grow with load; more pays only where remote stages overlap."""
+
+    explained_items: int = Field(default=3, ge=1, le=10)
+    """How many of the first items come with a sentence, when sentences are asked for."""
+
+    explain_timeout_s: float = Field(default=15.0, gt=0)
+    """After this many seconds an answer goes out without its sentences."""
+
+    def remote(self) -> tuple[StageName, ...]:
+        """The stages with a deployment of their own."""
+        names: tuple[StageName, ...] = (*RANKED, "explain")
+        return tuple(name for name in names if getattr(self, name) == "remote")
+
+    def in_process(self) -> tuple[StageName, ...]:
+        """The stages that live in the gateway's replicas."""
+        return tuple(name for name in (*RANKED, *EXPLAINED) if name not in self.remote())
+
+
+class StageUnavailable(Exception):
+    """A remote stage did not answer; raised by its `RemoteCall`."""
+
+
+RemoteCall = Callable[[Batch], Awaitable[Batch]]
+"""One call of a remote stage with a whole micro-batch. Raises `StageUnavailable`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One request's share of an answered batch: `batch` has a single row."""
+
+    batch: Batch
+    degraded: tuple[StageName, ...]
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    batch: Batch
+    row: int
+    started: float
+    explained: "asyncio.Task[Batch | None] | None"
+
+
+def run_stages(stages: Sequence[tuple[str, Stage]], batch: Batch) -> Batch:
+    """Run stages one after the other in this process and note the milliseconds of each. Synchronous, without Ray."""
+    for name, stage in stages:
+        start = time.perf_counter()
+        batch = _timed(stage.run(batch), name, start)
+    return batch
+
+
+def _timed(batch: Batch, name: str, start: float) -> Batch:
+    spent = (time.perf_counter() - start) * 1e3
+    return dataclasses.replace(batch, timings_ms={**batch.timings_ms, name: spent})
+
+
+class Graph:
+    """Answers requests through the composed stages. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        config: GraphConfig,
+        stages: Mapping[StageName, Stage],
+        remote: Mapping[StageName, RemoteCall],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`stages` holds the in-process stages of `config`, `remote` the others. `clock` gives the time in UTC."""
+        self._config = config
+        self._clock = clock
+        self._workers: list[ThreadPoolExecutor] = []
+        self._steps = self._compose(RANKED, stages, remote)
+        self._explaining = self._compose(EXPLAINED, stages, remote)
+        self._batcher = MicroBatcher(self._rank, config.max_batch_size, config.batches_in_flight)
+
+    async def recommend(self, call: Call) -> Outcome:
+        """Answer one request. Raises `StageUnavailable` when a stage that every answer needs is gone."""
+        arrived = time.perf_counter()
+        ranked = await self._batcher.submit(call)
+        timings = {"queue": (ranked.started - arrived) * 1e3, **ranked.batch.timings_ms}
+        degraded: tuple[StageName, ...] = ()
+        batch = ranked.batch.select([ranked.row])
+        if ranked.explained is not None and call.explain:
+            explained = await asyncio.shield(ranked.explained)
+            if explained is None:
+                degraded = ("explain",)
+            else:
+                mine = [each.decision_id for each in explained.calls].index(call.decision_id)
+                batch = dataclasses.replace(batch, explanations=(explained.explanations[mine],))
+                timings["explain"] = explained.timings_ms["explain"]
+        timings["total"] = (time.perf_counter() - arrived) * 1e3
+        return Outcome(batch, degraded, {name: round(spent, 3) for name, spent in timings.items()})
+
+    def close(self) -> None:
+        """Give the worker threads back."""
+        for worker in self._workers:
+            worker.shutdown(wait=False, cancel_futures=True)
+
+    async def _rank(self, calls: Sequence[Call]) -> list[_Ranked]:
+        started = time.perf_counter()
+        batch = Batch(calls=tuple(calls), at=self._clock())
+        for step in self._steps:
+            batch = await step(batch)
+        wanted = [row for row, call in enumerate(calls) if call.explain]
+        explained = asyncio.ensure_future(self._explain_some(batch.select(wanted))) if wanted else None
+        return [_Ranked(batch, row, started, explained) for row in range(len(calls))]
+
+    async def _explain_some(self, batch: Batch) -> Batch | None:
+        try:
+            async with asyncio.timeout(self._config.explain_timeout_s):
+                for step in self._explaining:
+                    batch = await step(batch)
+                return batch
+        except (StageUnavailable, TimeoutError) as error:
+            logger.warning("%d answers go without explanation: %s", len(batch), error or "it took too long")
+            return None
+
+    def _compose(
+        self,
+        names: Sequence[StageName],
+        stages: Mapping[StageName, Stage],
+        remote: Mapping[StageName, RemoteCall],
+    ) -> list[RemoteCall]:
+        """One step per remote stage and one per run of neighbouring in-process stages."""
+        steps: list[RemoteCall] = []
+        fused: list[tuple[str, Stage]] = []
+        for name in names:
+            if name in remote:
+                steps += [self._in_process(fused)] if fused else []
+                steps.append(_remotely(name, remote[name]))
+                fused = []
+            else:
+                fused.append((name, stages[name]))
+        return steps + ([self._in_process(fused)] if fused else [])
+
+    def _in_process(self, stages: list[tuple[str, Stage]]) -> RemoteCall:
+        """Run the stages in a thread of their own, so that the event loop goes on taking requests meanwhile."""
+        worker = ThreadPoolExecutor(self._config.batches_in_flight, thread_name_prefix=stages[0][0])
+        self._workers.append(worker)
+
+        async def step(batch: Batch) -> Batch:
+            return await asyncio.get_running_loop().run_in_executor(worker, run_stages, stages, batch)
+
+        return step
+
+
+def _remotely(name: str, call: RemoteCall) -> RemoteCall:
+    async def step(batch: Batch) -> Batch:
+        start = time.perf_counter()
+        return _timed(await call(batch), name, start)
+
+    return step

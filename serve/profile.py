@@ -1,0 +1,43 @@
+"""How Ray Serve is started: address, time limits, and a look at the port before anything is."""
+
+import socket
+from typing import Any
+
+from cluster.errors import TowerlineError
+from cluster.settings import Settings
+
+REQUEST_TIMEOUT_S = 60.0
+
+
+def http_options(settings: Settings) -> dict[str, Any]:
+    """Ray Serve's HTTP options: one proxy on the head node, on the interface that the settings name."""
+    return {"host": settings.serve_host, "port": settings.serve_port, "request_timeout_s": REQUEST_TIMEOUT_S}
+
+
+def logging_config() -> dict[str, Any]:
+    """Ray Serve's own logging: warnings only, no access log."""
+    return {"log_level": "WARNING", "enable_access_log": False}
+
+
+def base_url(settings: Settings) -> str:
+    """Where the endpoint is reached from this machine."""
+    host = settings.serve_host
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104
+        host = "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.serve_port}"
+
+
+def require_free_port(settings: Settings) -> None:
+    """Raises `TowerlineError` if the endpoint could not listen where it is told to."""
+    host, port = settings.serve_host, settings.serve_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise TowerlineError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; stop what listens there, "
+                f"or set TOWERLINE_SERVE_PORT (now {port}) or TOWERLINE_SERVE_HOST (now {host}) to another address"
+            ) from error

@@ -1,0 +1,169 @@
+"""What goes over HTTP: one pydantic model per request and response, with its limits in the types.
+
+Text is checked to be real Unicode (JSON can smuggle lone surrogates that no store can encode) and nothing else is
+asked of an id: spaces, slashes, quotes and any script are fine.
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_ID = 512
+MAX_COUNT = 100
+MAX_RECENT = 200
+MAX_EVENTS = 1000
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID)]
+"""A user, item or event id: 1 to 512 characters of any Unicode."""
+
+DecisionId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Milliseconds = dict[str, float]
+
+
+class HttpModel(BaseModel):
+    """Base of every HTTP model: immutable, and an unknown field is an error that names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RecommendRequest(HttpModel):
+    """Ask for items for one user."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"user_id": "196", "count": 5, "recent_items": ["50", "181"], "explain": True}]}
+    )
+
+    user_id: Id
+    """Who asks. A user never seen before gets an answer too."""
+
+    count: Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)] = 10
+    """How many items are wanted, 1 to 100."""
+
+    recent_items: tuple[Id, ...] = Field(default=(), max_length=MAX_RECENT)
+    """Items of this session that no event tells of yet, oldest first; unknown ids are ignored."""
+
+    explain: Annotated[bool, Field(strict=True)] = False
+    """Whether the first items come with a sentence that says why, written by the language model."""
+
+
+class RecommendedItem(HttpModel):
+    """One recommended item."""
+
+    item_id: str
+    title: str | None
+    score: float
+    """The ranker's score: larger is better, comparable within one answer only."""
+
+    explanation: str | None = None
+
+
+class RecommendResponse(HttpModel):
+    """Items for one user, best first, and everything needed to trace the answer."""
+
+    decision_id: str
+    """Names this answer in the decision log and in feedback."""
+
+    user_id: str
+    known_user: bool
+    """Whether the store has an event or an attribute of this user."""
+
+    items: tuple[RecommendedItem, ...]
+    variant: str
+    models: dict[str, str]
+    """Model name to version."""
+
+    degraded: tuple[str, ...] = ()
+    """Stages that could not answer in time and were left out."""
+
+    timings_ms: Milliseconds
+    """Milliseconds spent per stage, waiting (`queue`) and in all (`total`)."""
+
+
+class SimilarItem(HttpModel):
+    """One item near another."""
+
+    item_id: str
+    title: str | None
+    score: float
+    """Cosine similarity of the two item vectors, -1 to 1."""
+
+
+class SimilarResponse(HttpModel):
+    """The items nearest to one item, best first."""
+
+    decision_id: str
+    item_id: str
+    title: str | None
+    items: tuple[SimilarItem, ...]
+    variant: str
+    models: dict[str, str]
+    timings_ms: Milliseconds
+
+
+class FeedbackEvent(HttpModel):
+    """Something a user did with an item."""
+
+    user_id: Id
+    item_id: Id
+    """Any item; one never seen in training is stored too."""
+
+    event_type: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "feedback"
+    value: Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)] = 1.0
+    """How strong or how good, in the data set's own unit (stars, seconds); a plain click is 1."""
+
+    event_time: AwareDatetime | None = None
+    """When it happened, with its time zone; now, when left out. Not in the future."""
+
+    event_id: Id | None = None
+    """Makes the event idempotent: sent again, it changes nothing. Left out, a new one is given."""
+
+    decision_id: DecisionId | None = None
+    """The answer this event is a reaction to."""
+
+
+class FeedbackRequest(HttpModel):
+    """One or many events, stored together or not at all."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"events": [{"user_id": "196", "item_id": "50", "value": 5.0}]}]}
+    )
+
+    events: tuple[FeedbackEvent, ...] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class FeedbackResponse(HttpModel):
+    """The events are on the disk."""
+
+    stored: int
+    """How many were new."""
+
+    duplicates: int
+    """How many had been stored before, by their event id."""
+
+    event_ids: tuple[str, ...]
+    """The id of every event sent, in order."""
+
+
+class DecisionLogHealth(HttpModel):
+    """What the decision log of the answering replica has done."""
+
+    written: int
+    dropped: int
+    """Decisions given up because the queue was full or the disk refused them."""
+
+    queued: int
+
+
+class Health(HttpModel):
+    """The model answered a probe a moment ago."""
+
+    status: str
+    variant: str
+    models: dict[str, str]
+    data_set: str
+    replica: str
+    at: datetime
+    probe_ms: float
+    decision_log: DecisionLogHealth

@@ -1,0 +1,171 @@
+"""Says in a sentence why an item is recommended: SmolLM2-135M-Instruct, run by llama.cpp inside this process.
+
+A model this small invents years, titles and genres when it writes freely. So the prompt holds only facts, and a
+grammar (GBNF) lets the model choose its words, which facts it names and in which order, but no fact of its own.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import os
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.errors import TowerlineError
+from serve.batch import Batch, Facts
+
+logger = logging.getLogger(__name__)
+
+SYSTEM = "You tell a person in one sentence why an item is recommended, from the given facts only."
+EXAMPLES = (
+    (
+        Facts(0, "Titanic", ("Ghost", "Casablanca"), ("Drama", "Romance"), 350),
+        "Titanic should suit you because you chose Ghost and Casablanca, and what they share is Drama and Romance.",
+    ),
+    (
+        Facts(0, "Red scarf", (), ("Wool",), 41),
+        "Red scarf is a good first pick because 41 people chose it, and it stands for Wool.",
+    ),
+)
+"""Few-shot examples, for a user with a history and for one without."""
+
+
+class ExplainConfig(BaseModel):
+    """How the language model runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: int = Field(default=0, ge=0)
+    """Threads of llama.cpp; 0 means one fewer than the cores this process may use, and at most 8. They spin while
+    they wait for each other, so with a busy neighbour on the last core everything would crawl."""
+
+    parallel: int = Field(default=4, ge=1, le=64)
+    """Sentences that are written at once (continuous batching)."""
+
+    max_tokens: int = Field(default=256, ge=16, le=512)
+    """Longest sentence in tokens; a longer one is given up."""
+
+    context: int = Field(default=1280, ge=512)
+    """Tokens of prompt and sentence together."""
+
+
+class Explain:
+    """Writes the sentences for the facts of a batch."""
+
+    def __init__(self, weights: Path, config: ExplainConfig) -> None:
+        """Load the model (`weights`: a GGUF file), which takes about half a second. Raises `TowerlineError`."""
+        self._config = config
+        self._server = _load(weights, config)
+        self._writers = ThreadPoolExecutor(config.parallel, thread_name_prefix="explain")
+
+    def run(self, batch: Batch) -> Batch:
+        """Fill in `explanations`; an item whose sentence did not come out right has none."""
+        texts = self._writers.map(self.explain, itertools.chain.from_iterable(batch.facts))
+        explanations = tuple(
+            {fact.code: text for fact, text in zip(facts, itertools.islice(texts, len(facts)), strict=True) if text}
+            for facts in batch.facts
+        )
+        return dataclasses.replace(batch, explanations=explanations)
+
+    def explain(self, facts: Facts) -> str | None:
+        """One sentence, or None if the model found no end. Blocks for some tenths of a second."""
+        answer: dict[str, Any] = self._server.handle_chat_completions(
+            {
+                "messages": messages(facts),
+                "grammar": grammar(facts),
+                "max_tokens": self._config.max_tokens,
+                "temperature": 0,
+                "cache_prompt": True,
+            }
+        )
+        if "choices" not in answer:
+            logger.error("no explanation: %s", answer.get("error", answer))
+            return None
+        choice = answer["choices"][0]
+        text: str = choice["message"]["content"]
+        return text if choice["finish_reason"] == "stop" else None
+
+
+def messages(facts: Facts) -> list[dict[str, str]]:
+    """The prompt: what to do, two examples, the facts."""
+    prompt = [{"role": "system", "content": SYSTEM}]
+    for example, answer in EXAMPLES:
+        prompt += [{"role": "user", "content": _listed(example)}, {"role": "assistant", "content": answer}]
+    return [*prompt, {"role": "user", "content": _listed(facts)}]
+
+
+def _listed(facts: Facts) -> str:
+    lines = [f"Recommended: {facts.item}"]
+    if facts.chosen:
+        lines.append(f"Chosen before: {' and '.join(facts.chosen)}")
+    if facts.traits:
+        lines.append(f"{'In common' if facts.chosen else 'Traits'}: {' and '.join(facts.traits)}")
+    if not facts.chosen:
+        lines.append(f"Chosen by: {_people(facts.people)}")
+    return "\n".join(lines)
+
+
+def grammar(facts: Facts) -> str:
+    """The sentences that may be written about these facts, in GBNF."""
+    if facts.chosen:
+        opener = _one_of("may please you", "should suit you", "looks right for you", "fits your taste")
+        reason = f'" because you " {_one_of("chose", "picked", "went for")} " " {_some_of(facts.chosen)}'
+        link = _one_of(", and what they share is ", ", and it is just as much about ", ", and like it stands for ")
+    else:
+        opener = _one_of("is a good first pick", "is a good place to start", "may please you")
+        chose = _one_of(f" because {_people(facts.people)} chose it", f" because {_people(facts.people)} picked it")
+        reason = chose if facts.people else '" because it is new"'
+        link = _one_of(", and it stands for ", ", and it is about ", ", and it offers ")
+    traits = f" {link} {_some_of(facts.traits)}" if facts.traits else ""
+    return f'root ::= {_literal(facts.item)} " " {opener} {reason}{traits} "."'
+
+
+def prompt_version() -> str:
+    """Changes whenever the prompt or the grammar does; kept with every decision."""
+    rendered = [(messages(facts), grammar(facts)) for facts, _ in EXAMPLES]
+    return hashlib.sha256(json.dumps(rendered).encode()).hexdigest()[:12]
+
+
+def _people(count: int) -> str:
+    return "1 person" if count == 1 else f"{count} people"
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _one_of(*texts: str) -> str:
+    return f"({' | '.join(map(_literal, texts))})"
+
+
+def _some_of(names: Sequence[str]) -> str:
+    """One or more of the names, in any order, each once."""
+    orders = (order for size in range(1, len(names) + 1) for order in itertools.permutations(names, size))
+    return _one_of(*(" and ".join(order) for order in orders))
+
+
+def _load(weights: Path, config: ExplainConfig) -> Any:
+    import xllamacpp
+
+    if not weights.is_file():
+        raise TowerlineError(f"{weights}: the language model is not there; run `make install` to fetch it")
+    threads = config.threads or max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(weights)
+    parameters.n_parallel = config.parallel
+    parameters.n_ctx = config.parallel * config.context
+    parameters.n_predict = config.max_tokens
+    parameters.cpuparams.n_threads = threads
+    parameters.cpuparams_batch.n_threads = threads
+    parameters.verbosity = -1
+    # The object opens a listener on a free loopback port as well; nobody gets the key.
+    parameters.api_keys = [secrets.token_hex()]
+    parameters.ui = False
+    return xllamacpp.Server(parameters)

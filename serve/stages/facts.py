@@ -1,0 +1,78 @@
+"""The facts an explanation may use: what features and catalogue say about one user and one item, and nothing else."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from data.schema import HISTORY_ITEMS, HISTORY_VALUES, ITEM_EVENT_COUNT, USER_MEAN_VALUE
+from serve.batch import Batch, Facts
+from serve.variant import Catalogue
+from train.vocabulary import UNKNOWN
+
+MAX_NAME = 60
+MAX_CHOSEN = 2
+MAX_SHARED = 3
+
+
+class GatherFacts:
+    """Collects the facts for the first items of each answer."""
+
+    def __init__(self, catalogue: Catalogue, items: int) -> None:
+        """`items`: how many of each answer's items are to be explained."""
+        self._catalogue = catalogue
+        self._items = items
+
+    def run(self, batch: Batch) -> Batch:
+        """Fill in `facts`."""
+        width = batch.codes_BK.shape[1]
+        counts = batch.item_features[ITEM_EVENT_COUNT].to_list()
+        facts = []
+        for row, (call, user) in enumerate(zip(batch.calls, batch.users.iter_rows(named=True), strict=True)):
+            liked = self._liked(user)
+            first = [int(code) for code in batch.codes_BK[row, : min(call.count, self._items)] if code != UNKNOWN]
+            facts.append(
+                tuple(self._facts(code, liked, counts[row * width + rank]) for rank, code in enumerate(first))
+            )
+        return dataclasses.replace(batch, facts=tuple(facts))
+
+    def _liked(self, user: dict[str, Any]) -> list[int]:
+        """Codes of the items in the user's history that were worth at least the user's average, newest first."""
+        history = zip(user[HISTORY_ITEMS] or (), user[HISTORY_VALUES] or (), strict=True)
+        codes = [self._catalogue.code(item) for item, value in history if value >= user[USER_MEAN_VALUE]]
+        return list(dict.fromkeys(code for code in reversed(codes) if code != UNKNOWN))
+
+    def _facts(self, code: int, liked: Sequence[int], people: int) -> Facts:
+        traits = self._traits(code)
+        nearest = sorted(liked, key=lambda other: -len(traits & self._traits(other)))[:MAX_CHOSEN]
+        shared = self._common(traits, nearest)
+        if not shared:
+            nearest = nearest[:1]
+            shared = self._common(traits, nearest)
+        in_order = [_value(token) for token in self._catalogue.attributes(code) if token in shared]
+        return Facts(
+            code=code,
+            item=self._name(code),
+            chosen=tuple(dict.fromkeys(self._name(other) for other in nearest)),
+            traits=tuple(dict.fromkeys(in_order))[:MAX_SHARED],
+            people=people,
+        )
+
+    def _common(self, traits: set[str], others: Sequence[int]) -> set[str]:
+        return traits.intersection(*(self._traits(other) for other in others))
+
+    def _traits(self, code: int) -> set[str]:
+        return set(self._catalogue.attributes(code))
+
+    def _name(self, code: int) -> str:
+        return _printable(self._catalogue.title(code) or self._catalogue.item_id(code))
+
+
+def _value(token: str) -> str:
+    """`genre=Comedy` reads `Comedy`."""
+    return _printable(token.partition("=")[2] or token)
+
+
+def _printable(text: str) -> str:
+    words = "".join(letter if letter.isprintable() else " " for letter in text).split()
+    line = " ".join(words) or "?"
+    return line if len(line) <= MAX_NAME else line[: MAX_NAME - 1] + "…"

@@ -1,0 +1,87 @@
+"""A variant: user tower, index, ranker and vocabulary that were made for each other, used and swapped as one."""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from data.features import ITEM_FEATURE_COLUMNS
+from data.schema import ATTRIBUTES, ITEM_ID, TITLE
+from serve.batch import Codes, Floats
+from train.models.ranking import RankingModel
+from train.models.retrieval import RetrievalModel
+from train.vocabulary import Vocabulary
+
+
+class Catalogue:
+    """The items that a variant can recommend, by code: 1 and up; 0 (`UNKNOWN`) is none of them."""
+
+    def __init__(self, vocabulary: Vocabulary, items: pl.DataFrame) -> None:
+        """`items`: item_id, title, attributes; one that has no row there is known by its id alone."""
+        listed = pl.DataFrame({ITEM_ID: vocabulary.items}, schema={ITEM_ID: pl.String}).join(
+            items.select(ITEM_ID, TITLE, ATTRIBUTES), on=ITEM_ID, how="left", maintain_order="left"
+        )
+        self._vocabulary = vocabulary
+        self._titles: list[str | None] = listed[TITLE].to_list()
+        self._attributes: list[list[str] | None] = listed[ATTRIBUTES].to_list()
+
+    def __len__(self) -> int:
+        return self._vocabulary.num_items
+
+    def code(self, item_id: str) -> int:
+        """The code of an item; `UNKNOWN` for one that the variant does not know."""
+        return self._vocabulary.item_code(item_id)
+
+    def item_id(self, code: int) -> str:
+        """The id behind a code."""
+        return self._vocabulary.items[code - 1]
+
+    def title(self, code: int) -> str | None:
+        """The item's title, if it has one."""
+        return self._titles[code - 1]
+
+    def attributes(self, code: int) -> Sequence[str]:
+        """The item's `name=value` tokens."""
+        return self._attributes[code - 1] or ()
+
+
+class Variant:
+    """What the stages ask of the models. B users, D dimensions, K candidates, F features."""
+
+    def __init__(
+        self,
+        name: str,
+        versions: Mapping[str, str],
+        retrieval: RetrievalModel,
+        ranking: RankingModel,
+        items: pl.DataFrame,
+    ) -> None:
+        """`name` and `versions` (model name to version) go into every answer; `items` names the catalogue."""
+        self.name = name
+        self.versions = dict(versions)
+        self.catalogue = Catalogue(retrieval.vocabulary, items)
+        self.history_length = retrieval.config.history_length
+        self._retrieval = retrieval
+        self._ranking = ranking
+
+    def encode_users(self, users: pl.DataFrame) -> Floats:
+        """User vectors (B, D) of B rows of user features."""
+        return self._retrieval.encode_users(users)
+
+    def search(self, vectors_BD: Floats, count: int) -> tuple[Codes, Floats]:
+        """The nearest items: codes and scores (B, K), best first."""
+        return self._retrieval.index.search(vectors_BD, count)
+
+    def rank(self, users: pl.DataFrame, codes_BK: Codes, scores_BK: Floats, item_features: pl.DataFrame) -> Floats:
+        """Ranking scores (B, K) of candidates in retrieval order with their retrieval scores.
+
+        `item_features` has B x K rows in the order of `codes_BK`.
+        """
+        flat_NF = item_features.select(ITEM_FEATURE_COLUMNS).to_numpy().astype("float32")
+        features_BKF = flat_NF.reshape(*codes_BK.shape, len(ITEM_FEATURE_COLUMNS))
+        return self._ranking.score(users, codes_BK, scores_BK, features_BKF, self._retrieval)
+
+    def similar(self, code: int, count: int) -> tuple[list[int], list[float]]:
+        """Codes and cosine similarities of the items nearest to one, itself left out, best first."""
+        codes_K, cosines_K = self._retrieval.similar_items(code, count)
+        found = [(code, cosine) for code, cosine in zip(codes_K.tolist(), cosines_K.tolist(), strict=True) if code]
+        return [code for code, _ in found], [cosine for _, cosine in found]
