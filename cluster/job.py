@@ -27,7 +27,9 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     and keeps its traceback.
     """
     prepare_environment()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for room in ("cluster", "data", "jobs", "serve", "train", "tune"):
+        logging.getLogger(room).setLevel(logging.INFO)
     _interrupt_once()
     try:
         main(sys.argv[1:])

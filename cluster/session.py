@@ -78,7 +78,7 @@ def connect(settings: Settings, *, dashboard: bool = False, log_to_driver: bool 
 
 
 def _start(settings: Settings, dashboard: bool, log_to_driver: bool) -> RaySession:
-    _stay_on_loopback()
+    stay_on_loopback()
     temp_dir = short_temp_dir()
     try:
         ray.init(
@@ -101,7 +101,7 @@ def _attach(address: str, settings: Settings, log_to_driver: bool) -> RaySession
     """A submitted job has its working directory already; a notebook brings the repository, less what git ignores."""
     runtime_env: dict[str, Any] = {}
     if address.startswith(("127.", "localhost:")):
-        _stay_on_loopback()
+        stay_on_loopback()
     if not in_submitted_job():
         _probe(address)
         runtime_env = {
@@ -149,7 +149,7 @@ def _probe(address: str) -> None:
         ) from error
 
 
-def _stay_on_loopback() -> None:
+def stay_on_loopback() -> None:
     """Keep Ray from turning 127.0.0.1 into this machine's outer address, where every process would then listen.
 
     Ray does so unless it runs on a system that it takes for single-node; the switch is read when `ray` is imported.

@@ -33,6 +33,12 @@ class Settings(BaseSettings):
     num_cpus: int = Field(default=4, gt=0)
     """Logical CPUs of a Ray session started here."""
 
+    cluster_port: int = Field(default=0, ge=0, lt=65536)
+    """TCP port on 127.0.0.1 that the cluster of `make cluster-up` is attached to by; 0 takes a free one."""
+
+    dashboard_port: int = Field(default=8265, ge=0, lt=65536)
+    """TCP port on 127.0.0.1 of that cluster's dashboard and job server; 0 takes a free one."""
+
     serve_host: str = "127.0.0.1"
     """Interface the HTTP endpoint listens on."""
 
