@@ -178,14 +178,12 @@ class TorchDistributedCommunicator:
         return communicator
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """The model is wrapped; buffers are shared once, here, and not before each step (as with Horovod)."""
+        """The model is wrapped, which shares parameters and buffers; buffers not again before each step."""
         wrapped = nn.parallel.DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
         )
-        for buffer in model.buffers():
-            self._broadcast_tensor(buffer)
         _share_optimizer_state(self, optimizer, self._broadcast_tensor)
         return wrapped, optimizer
 

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.exceptions
 import ray.train
 import torch
 from ray.train.backend import BackendConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # typed; ray.train's are V1's to mypy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.errors import TowerlineError
 from train.checkpoint import read_checkpoint, write_checkpoint
 from train.communicator import Communicator, HorovodCommunicator, TorchDistributedCommunicator
 from train.horovod_backend import HorovodConfig
 from train.loop import EpochResult, TrainingState, fit
 from train.progress import append_progress
+from train.ray_failures import StopOnTowerlineError, readable, resources_per_worker
 
 if TYPE_CHECKING:
     from train.trainer import Scaling, Work
@@ -38,10 +37,10 @@ def train_on_ray(work: "Work") -> Path:
     scaling = work.scaling
     trainer = DataParallelTrainer(
         _train_worker,
-        train_loop_config={"work": work},
+        train_loop_config={"work": ray.cloudpickle.dumps(work)},
         backend_config=_backend_config(scaling),
         scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=_resources(scaling)
+            num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources_per_worker(scaling)
         ),
         run_config=RunConfig(
             name=work.folder.name,
@@ -57,43 +56,14 @@ def train_on_ray(work: "Work") -> Path:
         with _interruptible():
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _readable(error, work) from error
+        raise readable(error, scaling, work.folder.name) from error
     assert result.checkpoint is not None
     return Path(result.checkpoint.path)
 
 
-def require_resources(scaling: "Scaling", name: str) -> None:
-    """Refuse at once what the cluster could never place.
-
-    Raises:
-        TowerlineError: names what is asked for and what there is.
-    """
-    if scaling.wait_for_nodes:
-        return
-    wanted = _resources(scaling)
-    places = 0
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    for node in nodes:
-        if node["Alive"]:
-            places += int(min(node["Resources"].get(resource, 0) / amount for resource, amount in wanted.items()))
-    if places < scaling.num_workers:
-        raise _insufficient(scaling, name)
-
-
-class StopOnTowerlineError(ray.train.UserCallback):
-    """Ends a training at once when a worker raised a `TowerlineError`: trying again would not change its mind."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
-        """In the controller: an error raised here is the training's own, and a `ControllerError` is not retried."""
-        for error in worker_exceptions.values():
-            cause = _cause(error)
-            if isinstance(cause, TowerlineError):
-                raise ray.train.ControllerError(cause)
-
-
 def _train_worker(config: dict[str, Any]) -> None:
     """On every worker. The ranks meet before they build their tasks, which may take them unequal time."""
-    work: Work = config["work"]
+    work: Work = ray.cloudpickle.loads(config["work"])
     torch.set_num_threads(max(1, int(work.scaling.cpus_per_worker)))
     communicator = _communicator(work.scaling)
     try:
@@ -141,10 +111,6 @@ def _backend_config(scaling: "Scaling") -> BackendConfig:
     return ray.train.torch.TorchConfig(timeout_s=scaling.timeout_s)
 
 
-def _resources(scaling: "Scaling") -> dict[str, float]:
-    return {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
-
-
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Let Ctrl-C end a training as Train wants it, workers first, but be a KeyboardInterrupt afterwards.
@@ -160,41 +126,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, before)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, without Train's and Ray's wrapping."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return error.cause if isinstance(error.cause, BaseException) else error
-    return getattr(error, "_base_exc", error)
-
-
-def _readable(error: ray.train.TrainingFailedError, work: "Work") -> BaseException:
-    """The `TowerlineError` behind `error`, if there is one; else `error`, which is a defect and keeps its traceback."""
-    from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
-
-    if isinstance(error, ray.train.ControllerError):
-        cause = _cause(error.controller_failure)
-        if isinstance(cause, WorkerGroupStartupTimeoutError | InsufficientClusterResourcesError):
-            return _insufficient(work.scaling, work.folder.name)
-        return cause if isinstance(cause, TowerlineError) else error
-    if isinstance(error, ray.train.WorkerGroupError):
-        causes = {rank: _cause(failure) for rank, failure in error.worker_failures.items()}
-        for cause in causes.values():
-            if isinstance(cause, TowerlineError):
-                return cause
-    return error
-
-
-def _insufficient(scaling: "Scaling", name: str) -> TowerlineError:
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    asked = ", ".join(f"{amount:g} {resource}" for resource, amount in _resources(scaling).items())
-    there = ", ".join(
-        f"{total.get(resource, 0):g} {resource} ({free.get(resource, 0):g} free)" for resource in _resources(scaling)
-    )
-    return TowerlineError(
-        f"training {name!r} asks for scaling.num_workers={scaling.num_workers} workers with {asked} each, but the "
-        f"cluster has {there}; ask for fewer workers or less for each, wait until others have finished, or add nodes "
-        "(a session started here has TOWERLINE_NUM_CPUS logical CPUs)"
-    )

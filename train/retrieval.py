@@ -1,7 +1,7 @@
 """Training the two-tower: which rows it learns from, in which order, and how it is judged on the way."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,10 +158,18 @@ def retrieval_task(
 
 
 def train_retrieval(
-    task: RetrievalTaskConfig, scaling: Scaling, name: str, storage: Path, tracking: TrackingTarget | None = None
+    task: RetrievalTaskConfig,
+    scaling: Scaling,
+    *,
+    name: str,
+    storage: Path,
+    tracking: TrackingTarget | None = None,
+    progress: Callable[[EpochResult], None] | None = None,
 ) -> TrainedRetrieval:
     """Fit a two-tower on Ray Train; resumes where a run of the same name in the same `storage` stopped."""
-    trained = train_distributed(RetrievalTask, task, task.config.fit, scaling, name, storage, tracking)
+    trained = train_distributed(
+        RetrievalTask, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
+    )
     model = RetrievalModel(task.config.two_tower, task.vocabulary, trained.weights)
     return TrainedRetrieval(model, trained.history, trained.best_epoch)
 

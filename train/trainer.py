@@ -115,7 +115,7 @@ def train_distributed(
         return finished
     work = Work(build_task, task_config, fit, scaling, folder)
     if scaling.backend != "none":
-        from train.ray_workers import require_resources
+        from train.ray_failures import require_resources
 
         require_resources(scaling, name)
     folder.mkdir(parents=True, exist_ok=True)

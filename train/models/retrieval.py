@@ -56,13 +56,14 @@ class RetrievalModel:
 
     def similar_items(self, code: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The `count` items nearest to one by cosine of their vectors (popularity bias left out), and the cosines."""
-        query_1D = self._directions_ID[code : code + 1]
+        query_1D = self.item_directions_ID[code : code + 1]
         exclude = [np.array([code], dtype=np.int64)]
-        codes_1K, cosines_1K = ExactIndex(self._directions_ID).search(query_1D, count, exclude)
+        codes_1K, cosines_1K = ExactIndex(self.item_directions_ID).search(query_1D, count, exclude)
         return codes_1K[0], cosines_1K[0]
 
     @cached_property
-    def _directions_ID(self) -> npt.NDArray[np.float32]:
+    def item_directions_ID(self) -> npt.NDArray[np.float32]:
+        """The item vectors without their bias, scaled to unit length."""
         vectors_ID = self.item_vectors_ID[:, :-1]
         return vectors_ID / np.maximum(np.linalg.norm(vectors_ID, axis=1, keepdims=True), 1e-9)
 
@@ -73,11 +74,14 @@ class RetrievalModel:
         (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False))
 
     @classmethod
-    def load(cls, folder: Path) -> "RetrievalModel":
-        """Read what `save` wrote."""
+    def load(cls, folder: Path, item_vectors_ID: npt.NDArray[np.float32] | None = None) -> "RetrievalModel":
+        """Read what `save` wrote. `item_vectors_ID`: the item tower's output, where it has been kept."""
         config = TwoTowerConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
         vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text())
-        return cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE))
+        model = cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE))
+        if item_vectors_ID is not None:
+            model.item_vectors_ID = item_vectors_ID
+        return model
 
 
 def item_attribute_codes(items: pl.DataFrame, vocabulary: Vocabulary) -> Tensor:
