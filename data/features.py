@@ -57,7 +57,9 @@ TIME = pl.Datetime("us", "UTC")
 
 def with_sequence(events: pl.DataFrame) -> pl.DataFrame:
     """Sort by the total order and add `sequence` (int64, 0-based rank in it) and `visible_from`."""
-    ordered = events.sort(EVENT_TIME, SOURCE_ROW).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
+    ordered = events.sort(EVENT_TIME, SOURCE_ROW, maintain_order=True).with_columns(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE)
+    )
     return with_visibility(ordered)
 
 
@@ -119,9 +121,7 @@ def _windows_by_arrival(ordered: pl.DataFrame, history_length: int) -> pl.DataFr
             total += values[position]
             arrived += 1
         rows.append((visible[-history_length:], arrived, total, times[visible[-1]] if visible else None))
-    schema = pl.Schema(
-        {"window": pl.List(pl.Int64), USER_EVENT_COUNT: pl.Int64, "total": pl.Float64, "last_time": TIME}
-    )
+    schema = {"window": pl.List(pl.Int64()), USER_EVENT_COUNT: pl.Int64(), "total": pl.Float64(), "last_time": TIME}
     return _with_windows(ordered, pl.DataFrame(rows, schema=schema, orient="row"))
 
 

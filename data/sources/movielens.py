@@ -3,27 +3,19 @@
 Reads the three files as the pinned asset has them (RecBole's atomic files, tab-separated, `name:type` headers).
 """
 
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 
 from cluster.errors import TowerlineError
-from data.events import with_event_ids
-from data.schema import (
-    ATTRIBUTES,
-    DECISION_ID,
-    EVENT_TIME,
-    EVENT_TYPE,
-    INGEST_TIME,
-    ITEM_ID,
-    SOURCE_ROW,
-    TITLE,
-    USER_ID,
-    VALUE,
-)
+from data.schema import ATTRIBUTES, EVENT_TIME, ITEM_ID, TITLE, USER_ID, VALUE
+from data.sources.csv_rows import CsvFile
+from data.validation import EventRules
 
 NAME = "movielens-100k"
+SOURCE = "MovieLens-100K (GroupLens)"
 RATING = "rating"
 AGE_BANDS = [18, 25, 35, 45, 50, 56]
 """Lower bounds of the age bands after the first, as in GroupLens' own coding of later MovieLens sets."""
@@ -31,22 +23,20 @@ UNKNOWN = ("unknown", "unkonwn")
 """How the source spells a missing title, year or genre (item 267)."""
 
 
-def read_events(folder: Path) -> pl.DataFrame:
-    """Ratings as events: value is the rating (1 to 5), event_time from epoch seconds, ingest_time = event_time."""
-    table = _read(folder / "ml-100k.inter", ["user_id", "item_id", "rating", "timestamp"])
-    time = pl.from_epoch(pl.col("timestamp").cast(pl.Float64).cast(pl.Int64), "s")
-    time = time.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    events = table.select(
-        USER_ID,
-        ITEM_ID,
-        pl.lit(RATING).alias(EVENT_TYPE),
-        pl.col("rating").cast(pl.Float32).alias(VALUE),
-        time.alias(EVENT_TIME),
-        time.alias(INGEST_TIME),
-        pl.lit(None, dtype=pl.String).alias(DECISION_ID),
-        pl.int_range(pl.len(), dtype=pl.Int64).alias(SOURCE_ROW),
-    )
-    return with_event_ids(events)
+def events_file(folder: Path) -> CsvFile:
+    """The ratings, unread."""
+    return CsvFile(folder / "ml-100k.inter", delimiter="\t", quoted=False)
+
+
+def event_rules(now: datetime) -> EventRules:
+    """How ratings are events: the value is the rating (1 to 5), the time in epoch seconds."""
+    columns = {
+        USER_ID: "user_id:token",
+        ITEM_ID: "item_id:token",
+        VALUE: "rating:float",
+        EVENT_TIME: "timestamp:float",
+    }
+    return EventRules(now=now, columns=columns, time_unit="s", event_type=RATING)
 
 
 def read_items(folder: Path) -> pl.DataFrame:

@@ -1,0 +1,165 @@
+"""Rows of a CSV file, a chunk at a time; a row that cannot be read costs that row alone, not its neighbours."""
+
+import csv
+import gzip
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, TextIO
+
+import polars as pl
+
+from cluster.errors import TowerlineError
+from data.sources.chunk import Broken, Chunk
+
+LINES_PER_CHUNK = 50_000
+LONGEST_RECORD = 1_000
+"""Lines that one quoted record may span: beyond that, its opening quote is taken for a slip."""
+
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+Line = tuple[int, str]
+"""1-based number and text, newline included."""
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """A CSV file with a header, UTF-8, plain or gzipped (`.gz`). All its columns are text.
+
+    A quoted field may span lines. Where a quote is never closed, or fields are too few or too many, the first line of
+    the record is given out as broken and reading goes on with the next line. Empty lines are passed over.
+    """
+
+    path: Path
+    has_types: ClassVar[bool] = False
+    delimiter: str = ","
+    quoted: bool = True
+    """Whether `"` quotes a field; if not it is a character like any other."""
+
+    def columns(self) -> list[str]:
+        """Names in the header. Raises TowerlineError if there is no usable header."""
+        with self._open() as file:
+            return self._header(file)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The data rows in the order of the file. Raises TowerlineError when the file cannot be read to its end."""
+        with self._open() as file:
+            names = self._header(file)
+            lines = deque[Line]()
+            following = enumerate(file, start=2)
+            while True:
+                lines.extend(islice(following, LINES_PER_CHUNK - len(lines)))
+                if not lines:
+                    return
+                yield self._chunk(names, lines, following)
+
+    def _chunk(self, names: list[str], lines: deque[Line], following: Iterator[Line]) -> Chunk:
+        """Empties `lines`, and reads on in the file only to the end of a record that is open there."""
+        plain = self._plain_rows(names, lines)
+        if plain is not None:
+            numbers = [number for number, _ in lines]
+            lines.clear()
+            return Chunk(_frame(names, plain), numbers, [])
+        numbers = []
+        rows: list[list[str]] = []
+        broken: list[Broken] = []
+        while lines:
+            number, text = lines.popleft()
+            if not text.strip("\r\n"):
+                continue
+            record = self._record((number, text), lines, following)
+            row = self._parse(record)
+            reason = row if isinstance(row, str) else _fault(row, names, record)
+            if reason is None and not isinstance(row, str):
+                numbers.append(number)
+                rows.append(row)
+                continue
+            lines.extendleft(zip(range(number + len(record) - 1, number, -1), reversed(record[1:]), strict=True))
+            broken.append(Broken(number, reason or "", text.rstrip("\r\n")))
+        return Chunk(_frame(names, rows), numbers, broken)
+
+    def _plain_rows(self, names: list[str], lines: deque[Line]) -> list[list[str]] | None:
+        """All rows at once, if there is nothing about these lines to look at twice: no quotes, no faults."""
+        texts = [text for _, text in lines]
+        whole = "".join(texts)
+        if '"' in whole or _is_undecodable(whole):
+            return None
+        rows = list(csv.reader(texts, delimiter=self.delimiter, quoting=csv.QUOTE_NONE))
+        return rows if all(len(row) == len(names) for row in rows) and len(rows) == len(texts) else None
+
+    def _record(self, first: Line, lines: deque[Line], following: Iterator[Line]) -> list[str]:
+        """The lines of a record: more than one while a quote is open. Takes them from `lines`, then from the file."""
+        record = [first[1]]
+        is_open = self.quoted and first[1].count('"') % 2 == 1
+        while is_open and len(record) < LONGEST_RECORD:
+            line = lines.popleft() if lines else next(following, None)
+            if line is None:
+                break
+            record.append(line[1])
+            is_open = line[1].count('"') % 2 == 0
+        return record
+
+    def _parse(self, record: list[str]) -> list[str] | str:
+        """The fields, or what is wrong."""
+        if not self.quoted:
+            return record[0].rstrip("\r\n").split(self.delimiter)
+        try:
+            rows = list(csv.reader(record, delimiter=self.delimiter, strict=True))
+        except csv.Error:
+            return "broken quotes"
+        return rows[0] if len(rows) == 1 else "broken quotes"
+
+    def _header(self, file: TextIO) -> list[str]:
+        first = file.readline()
+        if not first.strip():
+            raise TowerlineError(f"{self.path} is empty: it has no header and no rows")
+        if "\x00" in first or _is_undecodable(first):
+            raise TowerlineError(f"{self.path} is not UTF-8 text; pass a CSV in UTF-8, or Parquet with suffix .parquet")
+        names = self._parse([first])
+        if isinstance(names, str):
+            raise TowerlineError(f"{self.path}: line 1, the header: {names}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise TowerlineError(f"{self.path}: column {repeated[0]!r} appears twice in the header; rename one")
+        return names
+
+    @contextmanager
+    def _open(self) -> Iterator[TextIO]:
+        try:
+            with self.path.open("rb") as file:
+                if file.read(2) in UTF16_MARKS:
+                    raise TowerlineError(f"{self.path} is UTF-16; convert it to UTF-8")
+            opener = gzip.open if self.path.suffix == ".gz" else open
+            with opener(self.path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+                yield file
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise TowerlineError(f"{self.path} is truncated or corrupt ({error}); get a whole copy") from error
+
+
+def _frame(names: list[str], rows: list[list[str]]) -> pl.DataFrame:
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    data = {name: list(column) for name, column in zip(names, columns, strict=True)}
+    return pl.DataFrame(data, schema=dict.fromkeys(names, pl.String))
+
+
+def _fault(row: list[str], names: list[str], record: list[str]) -> str | None:
+    if len(row) != len(names):
+        cut = "" if record[-1].endswith(("\n", "\r")) else ", and the file ends there without a newline"
+        return f"wrong number of fields: {len(row)} instead of {len(names)}{cut}"
+    if any(_is_undecodable(line) for line in record):
+        return "not UTF-8"
+    return None
+
+
+def _is_undecodable(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
