@@ -16,8 +16,8 @@ from serve.batch import Batch, Stage
 from serve.config import AppConfig
 from serve.decisions import DecisionLog
 from serve.gateway import build_http
-from serve.graph import Graph, RemoteCall, StageName, StageUnavailable
-from serve.loading import build_stage, load_variant, open_store
+from serve.graph import Graph, RemoteCall, StageName, StageUnavailableError
+from serve.loading import Parts
 from serve.service import Place, Service
 
 logger = logging.getLogger(__name__)
@@ -29,14 +29,16 @@ class Gateway:
 
     def __init__(self, settings: Settings, config: AppConfig, remote: Mapping[StageName, DeploymentHandle]) -> None:
         replica = ray.serve.get_replica_context().replica_id.unique_id
-        variant = load_variant(settings, config)
-        store = open_store(settings, config)
-        stages = {
-            name: build_stage(name, settings, config, variant, store) for name in config.graph.in_process()
-        }
-        graph = Graph(config.graph, stages, {name: _remote_call(name, handle) for name, handle in remote.items()})
-        decisions = DecisionLog(settings.home / "decisions" / config.dataset, replica)
-        self._service = Service(Place(config.dataset, replica), variant, graph, store, decisions)
+        parts = Parts(settings, config)
+        stages = {name: parts.stage(name) for name in config.graph.in_process()}
+        calls = {name: _remote_call(name, handle) for name, handle in remote.items()}
+        self._service = Service(
+            place=Place(config.dataset, replica),
+            variant=parts.variant,
+            graph=Graph(config.graph, stages, calls),
+            store=parts.store,
+            decisions=DecisionLog(settings.home / "decisions" / config.dataset, replica),
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http(self._service)
@@ -52,7 +54,7 @@ class StageReplica:
     name: StageName
 
     def __init__(self, settings: Settings, config: AppConfig) -> None:
-        self._stage: Stage = build_stage(self.name, settings, config)
+        self._stage: Stage = Parts(settings, config).stage(self.name)
 
     async def run(self, batch: Batch) -> Batch:
         """The stage's answer, computed in a thread so that the replica goes on answering health checks."""
@@ -96,14 +98,14 @@ REPLICAS: Mapping[StageName, type[StageReplica]] = {
 
 
 def _remote_call(name: StageName, handle: DeploymentHandle) -> RemoteCall:
-    """One handle call per batch. What Ray reports as failure of the stage becomes `StageUnavailable`."""
+    """One handle call per batch. What Ray reports as failure of the stage becomes `StageUnavailableError`."""
 
     async def call(batch: Batch) -> Batch:
         try:
             answered: Any = await handle.run.remote(batch)
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.warning("stage %s failed: %s", name, error)
-            raise StageUnavailable(f"stage {name!r} does not answer") from error
+            raise StageUnavailableError(f"stage {name!r} does not answer") from error
         assert isinstance(answered, Batch)
         return answered
 

@@ -67,12 +67,12 @@ class GraphConfig(BaseModel):
         return tuple(name for name in (*RANKED, *EXPLAINED) if name not in self.remote())
 
 
-class StageUnavailable(Exception):
+class StageUnavailableError(Exception):
     """A remote stage did not answer; raised by its `RemoteCall`."""
 
 
 RemoteCall = Callable[[Batch], Awaitable[Batch]]
-"""One call of a remote stage with a whole micro-batch. Raises `StageUnavailable`."""
+"""One call of a remote stage with a whole micro-batch. Raises `StageUnavailableError`."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Graph:
         self._batcher = MicroBatcher(self._rank, config.max_batch_size, config.batches_in_flight)
 
     async def recommend(self, call: Call) -> Outcome:
-        """Answer one request. Raises `StageUnavailable` when a stage that every answer needs is gone."""
+        """Answer one request. Raises `StageUnavailableError` when a stage that every answer needs is gone."""
         arrived = time.perf_counter()
         ranked = await self._batcher.submit(call)
         timings = {"queue": (ranked.started - arrived) * 1e3, **ranked.batch.timings_ms}
@@ -161,7 +161,7 @@ class Graph:
                 for step in self._explaining:
                     batch = await step(batch)
                 return batch
-        except (StageUnavailable, TimeoutError) as error:
+        except (StageUnavailableError, TimeoutError) as error:
             logger.warning("%d answers go without explanation: %s", len(batch), error or "it took too long")
             return None
 

@@ -22,7 +22,7 @@ def logging_config() -> dict[str, Any]:
 def base_url(settings: Settings) -> str:
     """Where the endpoint is reached from this machine."""
     host = settings.serve_host
-    if host in ("0.0.0.0", "::", ""):  # noqa: S104
+    if host in ("0.0.0.0", "::", ""):
         host = "127.0.0.1"
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.serve_port}"
 

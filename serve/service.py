@@ -1,6 +1,5 @@
 """What one gateway replica does for each endpoint; knows neither HTTP nor Ray."""
 
-import logging
 import math
 import time
 import uuid
@@ -11,7 +10,6 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from cluster.errors import TowerlineError
 from data.schema import (
     DECISION_ID,
     EVENT_ID,
@@ -24,7 +22,7 @@ from data.schema import (
 )
 from serve.batch import Batch, Call
 from serve.decisions import Answered, Decision, DecisionLog
-from serve.graph import Graph, Outcome, StageUnavailable
+from serve.graph import Graph, Outcome, StageUnavailableError
 from serve.problems import FieldError, Kind, ProblemError
 from serve.schemas import (
     DecisionLogHealth,
@@ -70,6 +68,7 @@ class Service:
 
     def __init__(
         self,
+        *,
         place: Place,
         variant: Variant,
         graph: Graph,
@@ -194,7 +193,7 @@ class Service:
     async def _answer(self, call: Call) -> Outcome:
         try:
             return await self._graph.recommend(call)
-        except StageUnavailable as error:
+        except StageUnavailableError as error:
             raise ProblemError(Kind.UNAVAILABLE, f"{error}; try again in a moment") from error
 
     def _items(self, call: Call, batch: Batch) -> tuple[RecommendedItem, ...]:

@@ -49,10 +49,10 @@ class ExplainConfig(BaseModel):
     parallel: int = Field(default=4, ge=1, le=64)
     """Sentences that are written at once (continuous batching)."""
 
-    max_tokens: int = Field(default=256, ge=16, le=512)
+    max_tokens: int = Field(default=320, ge=16, le=512)
     """Longest sentence in tokens; a longer one is given up."""
 
-    context: int = Field(default=1280, ge=512)
+    context: int = Field(default=1024, ge=512)
     """Tokens of prompt and sentence together."""
 
 

@@ -10,6 +10,9 @@ from serve.variant import Catalogue
 from train.vocabulary import UNKNOWN
 
 MAX_NAME = 60
+MAX_TRAIT = 30
+"""UTF-8 bytes of a name: a byte is at most a token of the language model, whatever the script."""
+
 MAX_CHOSEN = 2
 MAX_SHARED = 3
 
@@ -69,10 +72,13 @@ class GatherFacts:
 
 def _value(token: str) -> str:
     """`genre=Comedy` reads `Comedy`."""
-    return _printable(token.partition("=")[2] or token)
+    return _printable(token.partition("=")[2] or token, MAX_TRAIT)
 
 
-def _printable(text: str) -> str:
+def _printable(text: str, max_bytes: int = MAX_NAME) -> str:
+    """One line without control characters, cut to `max_bytes`."""
     words = "".join(letter if letter.isprintable() else " " for letter in text).split()
     line = " ".join(words) or "?"
-    return line if len(line) <= MAX_NAME else line[: MAX_NAME - 1] + "…"
+    if len(line.encode()) <= max_bytes:
+        return line
+    return line.encode()[: max_bytes - 3].decode(errors="ignore") + "…"

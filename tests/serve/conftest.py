@@ -1,0 +1,131 @@
+"""A small shop with odd names and models with random weights: everything real, nothing trained."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from data.dataset import Dataset, write_dataset
+from data.events import with_event_ids
+from serve.variant import Variant
+from train.models.ranker import Ranker, RankerConfig
+from train.models.ranking import RankingModel
+from train.models.retrieval import RetrievalModel, item_attribute_codes
+from train.models.two_tower import TwoTower, TwoTowerConfig
+from train.vocabulary import Vocabulary
+
+START = datetime(2024, 5, 1, tzinfo=UTC)
+ODD_ITEMS = (
+    "a b",
+    "a/b/similar",
+    "/similar",
+    'say "hi"',
+    "100%",
+    "%2F",
+    "千と千尋",
+    "đ?x=1&y#z",
+    "..",
+    "it's; DROP TABLE--",
+    "nul\x00inside",
+    "line\nbreak",
+    "🦄",
+)
+ITEMS = (*ODD_ITEMS, *(f"item-{number}" for number in range(40)))
+USERS = tuple(f"user {number}" for number in range(12))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def shop_events() -> pl.DataFrame:
+    """About 240 events; a user's events have items and values that vary, and every third shares its time."""
+    rows = []
+    for number, user in enumerate(USERS):
+        for step in range(10 + number * 2):
+            item = ITEMS[(number * 7 + step * 11) % len(ITEMS)]
+            at = START + timedelta(hours=number + step - (step % 3 == 2))
+            rows.append((user, item, "view" if step % 2 else "buy", float(1 + (number + step) % 5), at))
+    schema = ["user_id", "item_id", "event_type", "value", "event_time"]
+    events = pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+        pl.col("value").cast(pl.Float32),
+        pl.col("event_time").cast(pl.Datetime("us", "UTC")),
+        pl.col("event_time").cast(pl.Datetime("us", "UTC")).alias("ingest_time"),
+        pl.lit(None, dtype=pl.String).alias("decision_id"),
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("source_row"),
+    )
+    return with_event_ids(events)
+
+
+@pytest.fixture(scope="session")
+def shop_items() -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "item_id": ITEMS,
+            "title": [f"Thing {place}" if place % 5 else None for place in range(len(ITEMS))],
+            "attributes": [
+                [f"colour={'red' if place % 2 else 'blue'}", f"size={place % 3}"] for place in range(len(ITEMS))
+            ],
+        },
+        schema={"item_id": pl.String, "title": pl.String, "attributes": pl.List(pl.String)},
+    )
+
+
+@pytest.fixture(scope="session")
+def shop_users() -> pl.DataFrame:
+    return pl.DataFrame(
+        {"user_id": USERS[:6], "attributes": [[f"age={number}"] for number in range(6)]},
+        schema={"user_id": pl.String, "attributes": pl.List(pl.String)},
+    )
+
+
+@pytest.fixture(scope="session")
+def shop_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `TOWERLINE_HOME` with the data set `shop`."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def shop(shop_home: Path, shop_events: pl.DataFrame, shop_items: pl.DataFrame, shop_users: pl.DataFrame) -> Dataset:
+    quarantine = pl.DataFrame(schema={"table": pl.String, "line": pl.Int64, "reason": pl.String, "row": pl.String})
+    return write_dataset(
+        shop_home,
+        "shop",
+        events=shop_events,
+        items=shop_items,
+        users=shop_users,
+        quarantine=quarantine,
+        source="made up",
+    )
+
+
+@pytest.fixture(scope="session")
+def shop_retrieval(shop: Dataset) -> RetrievalModel:
+    """The two-tower as it is before training, with every item but the last counted as seen."""
+    vocabulary = Vocabulary.build(shop.events(), shop.items(), shop.users())
+    torch.manual_seed(1)
+    config = TwoTowerConfig(embedding_dim=16, history_length=8)
+    network = TwoTower(config, vocabulary, item_attribute_codes(shop.items(), vocabulary))
+    network.set_item_frequency(torch.arange(vocabulary.num_items + 1).float().flip(0))
+    return RetrievalModel(config, vocabulary, network.state_dict())
+
+
+@pytest.fixture(scope="session")
+def shop_ranking(shop: Dataset, shop_retrieval: RetrievalModel) -> RankingModel:
+    """A ranker whose random weights reorder what retrieval gives it."""
+    torch.manual_seed(2)
+    vocabulary = shop_retrieval.vocabulary
+    network = Ranker(RankerConfig(), vocabulary, item_attribute_codes(shop.items(), vocabulary))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return RankingModel(RankerConfig(), vocabulary, network.state_dict())
+
+
+@pytest.fixture(scope="session")
+def shop_variant(shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: RankingModel) -> Variant:
+    return Variant("champion", {"two_tower": "1", "ranker": "1"}, shop_retrieval, shop_ranking, shop.items())

@@ -1,0 +1,78 @@
+"""Requests that wait together are answered together; nobody waits for company, nobody is forgotten."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from serve.batcher import MicroBatcher
+
+pytestmark = pytest.mark.anyio
+
+
+class Doubler:
+    """Doubles numbers, slowly, and remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.running = 0
+        self.most_running = 0
+
+    async def __call__(self, numbers: Sequence[int]) -> list[int]:
+        self.batches.append(list(numbers))
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        await asyncio.sleep(0.02)
+        self.running -= 1
+        if -13 in numbers:
+            raise ValueError("-13")
+        return [2 * number for number in numbers]
+
+
+async def test_requests_of_one_moment_share_a_batch_and_later_ones_wait_for_its_end() -> None:
+    doubler = Doubler()
+    batcher = MicroBatcher(doubler, max_size=8, in_flight=1)
+    first = [asyncio.ensure_future(batcher.submit(number)) for number in range(3)]
+    await asyncio.sleep(0.005)
+    second = [asyncio.ensure_future(batcher.submit(number)) for number in range(3, 5)]
+    assert await asyncio.gather(*first, *second) == [0, 2, 4, 6, 8]
+    assert doubler.batches == [[0, 1, 2], [3, 4]]
+
+
+async def test_a_lone_request_starts_at_once() -> None:
+    doubler = Doubler()
+    batcher = MicroBatcher(doubler, max_size=8, in_flight=1)
+    asyncio.get_running_loop().call_later(0.01, lambda: doubler.batches.append([-1]))
+    assert await batcher.submit(4) == 8
+    assert doubler.batches == [[4], [-1]]
+
+
+async def test_batches_are_no_larger_than_allowed_and_no_more_run_than_allowed() -> None:
+    doubler = Doubler()
+    batcher = MicroBatcher(doubler, max_size=4, in_flight=2)
+    results = await asyncio.gather(*(batcher.submit(number) for number in range(18)))
+    assert results == [2 * number for number in range(18)]
+    assert max(map(len, doubler.batches)) == 4
+    assert doubler.most_running == 2
+
+
+async def test_an_error_reaches_its_own_batch_only_and_the_next_one_runs() -> None:
+    doubler = Doubler()
+    batcher = MicroBatcher(doubler, max_size=2, in_flight=1)
+    results = await asyncio.gather(*(batcher.submit(number) for number in (1, -13, 2, 3)), return_exceptions=True)
+    assert [str(result) for result in results] == ["-13", "-13", "4", "6"]
+
+
+async def test_a_client_that_left_is_not_computed() -> None:
+    doubler = Doubler()
+    batcher = MicroBatcher(doubler, max_size=2, in_flight=1)
+    running = asyncio.ensure_future(batcher.submit(1))
+    await asyncio.sleep(0.005)
+    left = asyncio.ensure_future(batcher.submit(2))
+    stays = asyncio.ensure_future(batcher.submit(3))
+    await asyncio.sleep(0.005)
+    left.cancel()
+    assert [await running, await stays] == [2, 6]
+    assert doubler.batches == [[1], [3]]
+    with pytest.raises(asyncio.CancelledError):
+        await left
