@@ -79,7 +79,7 @@ class CsvFile:
                 rows.append(row)
                 continue
             lines.extendleft(zip(range(number + len(record) - 1, number, -1), reversed(record[1:]), strict=True))
-            broken.append(Broken(number, reason or "", text.rstrip("\r\n")))
+            broken.append(Broken(number, reason or "", _printable(text)))
         return Chunk(_frame(names, rows), numbers, broken)
 
     def _plain_rows(self, names: list[str], lines: deque[Line]) -> list[list[str]] | None:
@@ -163,3 +163,8 @@ def _is_undecodable(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def _printable(text: str) -> str:
+    """The line without its end; bytes that are no UTF-8 as `\\xff`."""
+    return text.rstrip("\r\n").encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -74,6 +74,7 @@ class ParquetFile:
         try:
             with pq.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(ROWS_PER_CHUNK):
+                    batch.validate(full=True)
                     rows = pl.DataFrame(batch).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
                     yield Chunk(rows, list(range(line, line + rows.height)), [])
                     line += rows.height
