@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import ray
 from ray._private import ray_constants
@@ -36,15 +36,18 @@ class RaySession:
     address: str
     """GCS address, host:port."""
 
-    started_here: bool
-    """Whether this session started Ray, instead of attaching to a running one."""
+    origin: Literal["started", "attached", "shared"]
+    """Whether Ray was started for this session, ran already, or is the session this process already had."""
 
     temp_dir: Path | None = None
     """Folder of the logs and sockets of a Ray that was started here."""
 
     def close(self, keep_logs: bool = False) -> None:
-        """Stop a Ray that was started here and delete its folder, or detach from a running one. Safe to repeat."""
-        if ray.is_initialized():
+        """Stop a Ray that was started for this session and delete its folder, or detach from one that was running.
+
+        A shared session is left alone. Safe to repeat.
+        """
+        if self.origin != "shared" and ray.is_initialized():
             ray.shutdown()
         if self.temp_dir is not None and not keep_logs:
             shutil.rmtree(self.temp_dir, ignore_errors=True)
@@ -70,7 +73,7 @@ def connect(settings: Settings, *, dashboard: bool = False, log_to_driver: bool 
     prepare_environment()
     _prepare_ray_data()
     if ray.is_initialized():
-        return RaySession(ray.get_runtime_context().gcs_address, started_here=False)
+        return RaySession(ray.get_runtime_context().gcs_address, "shared")
     with _signal_handlers_kept():
         if address := _address(settings):
             return _attach(address, settings, log_to_driver)
@@ -94,7 +97,7 @@ def _start(settings: Settings, dashboard: bool, log_to_driver: bool) -> RaySessi
     except BaseException:
         ray.shutdown()
         raise
-    return RaySession(ray.get_runtime_context().gcs_address, started_here=True, temp_dir=temp_dir)
+    return RaySession(ray.get_runtime_context().gcs_address, "started", temp_dir)
 
 
 def _attach(address: str, settings: Settings, log_to_driver: bool) -> RaySession:
@@ -113,7 +116,7 @@ def _attach(address: str, settings: Settings, log_to_driver: bool) -> RaySession
         ray.init(address, runtime_env=runtime_env, log_to_driver=log_to_driver, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError) as error:
         raise TowerlineError(f"Ray cluster at {address}: {error}") from error
-    return RaySession(address, started_here=False)
+    return RaySession(address, "attached")
 
 
 def _address(settings: Settings) -> str:

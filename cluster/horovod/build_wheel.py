@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,9 +24,17 @@ SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
 CMAKE = "cmake==3.31.10"
 """Taken from PyPI where the machine has none that fits: the bundled Gloo asks for a policy that CMake 4 dropped."""
 
+LIBRARY = "horovod/torch/mpi_lib_v2"
+
 _PATCHES = (
     ("CMakeLists.txt", "set(CMAKE_CXX_STANDARD 14)", "set(CMAKE_CXX_STANDARD 17)"),
     ("horovod/torch/CMakeLists.txt", "set(CMAKE_CXX_STANDARD 14)", "set(CMAKE_CXX_STANDARD 17)"),
+    (
+        # A path is taken for a regular expression here, which goes wrong in a folder with `+` in its name.
+        "cmake/Utilities.cmake",
+        'string(REGEX REPLACE "${PROJECT_SOURCE_DIR}(/)?" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}")',
+        'file(RELATIVE_PATH SUB_FOLDER "${PROJECT_SOURCE_DIR}" "${CMAKE_CURRENT_SOURCE_DIR}")',
+    ),
 )
 _BUILD = {
     "HOROVOD_WITH_PYTORCH": "1",
@@ -89,7 +98,7 @@ def patch(path: Path, old: str, new: str) -> None:
     """
     text = path.read_text()
     if old not in text:
-        raise TowerlineError(f"{path}: no line `{old}` to change to C++17; the recipe does not fit these sources")
+        raise TowerlineError(f"{path}: no `{old}` to change to `{new}`; the recipe does not fit these sources")
     path.write_text(text.replace(old, new))
 
 
@@ -110,7 +119,12 @@ def _compile(sources: Path, cmake: str, partial: Path, log: Path) -> Path:
         environment.pop(name, None)
     command = ["wheel", "--verbose", "--no-deps", "--no-build-isolation", "--no-cache-dir", f"--wheel-dir={partial}"]
     _pip([*command, str(sources)], f"build {HOROVOD}", log, environment)
-    return next(partial.glob("horovod-*.whl"))
+    wheel = next(partial.glob("horovod-*.whl"))
+    if not any(name.startswith(LIBRARY) for name in zipfile.ZipFile(wheel).namelist()):
+        raise TowerlineError(
+            f"{wheel.name} was built without {LIBRARY}, which torch needs; the build's output is in {log}"
+        )
+    return wheel
 
 
 def _compilers() -> int:
