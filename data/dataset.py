@@ -99,7 +99,7 @@ def open_dataset(home: Path, name: str) -> Dataset:
         known = ", ".join(list_datasets(home)) or "none"
         raise TowerlineError(
             f"data set {name!r} does not exist in {home / 'datasets'} (there are: {known}); make it with "
-            f"`python -m jobs.ingest_events --dataset {name} --events FILE`"
+            f"`python -m jobs.ingest_events --dataset {name}`, and --events FILE if the events are your own"
         )
     path = current.resolve()
     manifest = DatasetManifest.model_validate_json((path / MANIFEST_FILE).read_text())

@@ -1,5 +1,6 @@
 """From raw files to a data set on disk: read, validate, put in order, write."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from data.validation import (
     validate_events,
 )
 
+logger = logging.getLogger(__name__)
+
+ROWS_PER_MESSAGE = 500_000
 MINIMUM_USERS = 2
 """Users with enough events to be held out that a data set must have, for any later job to be able to evaluate."""
 
@@ -42,10 +46,10 @@ class TabularSource:
     users: Path | None = None
     item_title: str | None = None
     """Column of the title in `items`; `title` if there is one."""
-    item_attributes: Sequence[str] = ()
-    user_attributes: Sequence[str] = ()
     delimiter: str | None = None
     """Of CSV files; by default a comma, in .tsv a tab."""
+    item_attributes: Sequence[str] = ()
+    user_attributes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def read_events(table: Table, rules: EventRules) -> EventsRead:
     rows_read = 0
     for chunk in table.chunks():
         rows_read += len(chunk.lines) + len(chunk.broken)
+        if rows_read // ROWS_PER_MESSAGE > (rows_read - len(chunk.lines)) // ROWS_PER_MESSAGE:
+            logger.info("%s: %s rows read", table.path.name, f"{rows_read:,}")
         broken += chunk.broken
         if chunk.lines:
             check_types(chunk.rows, columns, rules.time_unit, str(table.path), has_types=table.has_types)
@@ -142,6 +148,11 @@ def _read_optional(
     path: Path | None, id_name: str, attributes: Sequence[str], source: TabularSource, rules: EventRules
 ) -> Entities:
     if path is None:
+        if attributes:
+            flag = id_name.removesuffix("_id")
+            raise TowerlineError(
+                f"--{flag}-attributes {','.join(attributes)}: there is no file for them; pass --{flag}s"
+            )
         return Entities(pl.DataFrame(schema=polars_schema(ITEMS if id_name == ITEM_ID else USERS)), [], 0)
     table = open_table(path, source.delimiter)
     available = table.columns()

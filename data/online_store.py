@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -40,6 +41,7 @@ BUSY_SECONDS = 60.0
 """How long a writer waits for another one, which may be publishing a whole data set."""
 
 ROWS_PER_INSERT = 50_000
+USERS_PER_QUERY = 1_000
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS events (
@@ -63,7 +65,6 @@ INSERT INTO items VALUES (?, 1, ?, ?) ON CONFLICT (item_id) DO UPDATE SET item_e
     item_last_time = max(item_last_time, excluded.item_last_time)
 """
 _RECOUNT_ITEMS = "INSERT INTO items SELECT item_id, count(*), sum(value), max(event_time) FROM events GROUP BY item_id"
-_OF_USERS = "WHERE user_id IN (SELECT value FROM json_each(?))"
 
 EVENT_TYPES = polars_schema(EVENTS)
 USER_TYPES = polars_schema(USERS)
@@ -137,13 +138,12 @@ class OnlineStore:
 
     def user_events(self, user_ids: Sequence[str]) -> pl.DataFrame:
         """All events of these users, in the columns and the total order of the contract."""
-        found = self._select(f"SELECT {', '.join(EVENTS.names)} FROM events {_OF_USERS}", EVENT_TYPES, user_ids)
-        return found.sort(TOTAL_ORDER)
+        rows = self._of_users(f"SELECT {', '.join(EVENTS.names)} FROM events", user_ids)
+        return _frame(rows, EVENT_TYPES).sort(TOTAL_ORDER)
 
     def user_attributes(self, user_ids: Sequence[str]) -> pl.DataFrame:
         """user_id and attributes of those of these users who have a row."""
-        query = f"SELECT user_id, attributes FROM users {_OF_USERS}"
-        rows = self._connection().execute(query, [_json(user_ids)]).fetchall()
+        rows = self._of_users("SELECT user_id, attributes FROM users", user_ids)
         table = {USER_ID: [row[0] for row in rows], ATTRIBUTES: [json.loads(row[1]) for row in rows]}
         return pl.DataFrame(table, schema=USER_TYPES)
 
@@ -156,7 +156,8 @@ class OnlineStore:
         (others,) = connection.execute("PRAGMA data_version").fetchone()
         state = (others, connection.total_changes)
         if getattr(self._thread, "items_state", None) != state:
-            self._thread.items = self._select(f"SELECT {', '.join(ITEM_TYPES)} FROM items", ITEM_TYPES)
+            rows = connection.execute(f"SELECT {', '.join(ITEM_TYPES)} FROM items").fetchall()
+            self._thread.items = _frame(rows, ITEM_TYPES)
             self._thread.items_state = state
         items: pl.DataFrame = self._thread.items
         return items
@@ -171,14 +172,14 @@ class OnlineStore:
     def _count(self) -> int:
         return int(self._connection().execute("SELECT count(*) FROM events").fetchone()[0])
 
-    def _select(self, query: str, schema: pl.Schema, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
-        rows = self._connection().execute(query, [] if user_ids is None else [_json(user_ids)]).fetchall()
-        columns = zip(*rows, strict=True) if rows else ([] for _ in schema)
-        series = []
-        for (name, kind), values in zip(schema.items(), columns, strict=True):
-            stored = pl.Int64() if isinstance(kind, pl.Datetime) else kind
-            series.append(pl.Series(name, values, dtype=stored).cast(kind))
-        return pl.DataFrame(series)
+    def _of_users(self, query: str, user_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Rows of a query without a WHERE, of these users. Ids are bound one by one: any Unicode, NUL included."""
+        rows: list[tuple[Any, ...]] = []
+        for start in range(0, len(user_ids), USERS_PER_QUERY):
+            asked = list(user_ids[start : start + USERS_PER_QUERY])
+            places = ", ".join("?" * len(asked))
+            rows += self._connection().execute(f"{query} WHERE user_id IN ({places})", asked).fetchall()
+        return rows
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[sqlite3.Connection]:
@@ -223,5 +224,11 @@ def _numbers_for_times(events: pl.DataFrame) -> pl.DataFrame:
     return events.with_columns(pl.col(EVENT_TIME, INGEST_TIME).dt.epoch("us"))
 
 
-def _json(texts: Sequence[str]) -> str:
-    return json.dumps(list(texts))
+def _frame(rows: list[tuple[Any, ...]], schema: pl.Schema) -> pl.DataFrame:
+    """What SQLite gave, with times instead of numbers."""
+    columns = zip(*rows, strict=True) if rows else ([] for _ in schema)
+    series = []
+    for (name, kind), values in zip(schema.items(), columns, strict=True):
+        stored = pl.Int64() if isinstance(kind, pl.Datetime) else kind
+        series.append(pl.Series(name, values, dtype=stored).cast(kind))
+    return pl.DataFrame(series)

@@ -5,6 +5,7 @@ The driver only sees what is small: per user the events that leave-one-out holds
 """
 
 import functools
+import logging
 import shutil
 import time
 import uuid
@@ -102,6 +103,8 @@ Shared = tuple[_HeldOut, pl.DataFrame, pl.DataFrame]
 
 def examples_folder(home: Path, dataset: Dataset, history_length: int = HISTORY_LENGTH) -> Path:
     """Where the examples of this version of a data set and of these definitions of features belong."""
+    if history_length < 1:
+        raise TowerlineError(f"--history-length is {history_length}, expected 1 or more events")
     views = features.fingerprint(**features.feature_fingerprints(history_length), protocol=protocol_hash())
     return home / "features" / dataset.name / dataset.manifest.data_version[:12] / views
 
@@ -109,7 +112,12 @@ def examples_folder(home: Path, dataset: Dataset, history_length: int = HISTORY_
 def ensure_examples(home: Path, dataset: Dataset, history_length: int = HISTORY_LENGTH) -> Path:
     """The folder of examples, built if it is not there yet. Needs a Ray session."""
     folder = examples_folder(home, dataset, history_length)
-    return folder if (folder / MANIFEST_FILE).exists() else build_examples(dataset, folder, history_length)
+    return folder if has_examples(folder) else build_examples(dataset, folder, history_length)
+
+
+def has_examples(folder: Path) -> bool:
+    """Whether `folder` holds a complete set of examples."""
+    return (folder / MANIFEST_FILE).exists()
 
 
 def build_examples(
@@ -121,6 +129,7 @@ def build_examples(
     Needs a Ray session. Raises TowerlineError when the split has too few users.
     """
     started = time.monotonic()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     buckets = buckets or max(4, -(-dataset.manifest.events // EVENTS_PER_BUCKET))
     events = _read(dataset, buckets)
     held_out = _held_out(events)
@@ -151,7 +160,7 @@ def build_examples(
 
 def read_examples(path: Path) -> pl.DataFrame:
     """All examples of a folder, sorted by sequence. Raises TowerlineError if the folder is not complete."""
-    if not (path / MANIFEST_FILE).exists():
+    if not has_examples(path):
         raise TowerlineError(f"{path} holds no examples; make them with `python -m jobs.build_features --dataset NAME`")
     return pl.read_parquet(sorted(path.glob("*.parquet"))).sort(SEQUENCE)
 

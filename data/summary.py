@@ -1,0 +1,55 @@
+"""What was ingested and computed, as tables for people."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from data.dataset import QUARANTINE_FILE
+from data.ingestion import Ingested
+from data.pipeline import FeatureManifest
+
+
+def print_ingested(ingested: Ingested) -> None:
+    """Rows read, good and quarantined, by reason; users, items, the time they span, and where it all is."""
+    manifest, path = ingested.dataset.manifest, ingested.dataset.path
+    table = _table(f"data set {manifest.name}")
+    table.add_row("rows read", f"{ingested.rows_read:,}")
+    table.add_row("events", f"{manifest.events:,}")
+    table.add_row("users / items", f"{manifest.users:,} / {manifest.items:,}")
+    table.add_row("from", f"{manifest.first_event_time:%Y-%m-%d %H:%M:%S} UTC")
+    table.add_row("to", f"{manifest.last_event_time:%Y-%m-%d %H:%M:%S} UTC")
+    table.add_row("known since", manifest.ingest_time_rule)
+    table.add_row("quarantined", f"{manifest.quarantined:,}")
+    for (name, reason), count in ingested.quarantined.items():
+        table.add_row("", f"{count:,} {name}: {reason}")
+    table.add_row("version", manifest.data_version[:12])
+    _print(table, f"written to {path}")
+    if manifest.quarantined:
+        print(f"what is wrong with which line: {path / QUARANTINE_FILE}")
+
+
+def print_features(folder: Path, manifest: FeatureManifest) -> None:
+    """Which examples there are, by which definitions, and where."""
+    table = _table(f"features of {manifest.dataset}")
+    table.add_row("examples", f"{manifest.examples:,}")
+    table.add_row("history", f"last {manifest.history_length} events")
+    for view, fingerprint in manifest.fingerprints.items():
+        table.add_row(view, fingerprint)
+    table.add_row("protocol", manifest.protocol_hash)
+    table.add_row("data version", manifest.data_version[:12])
+    table.add_row("computed in", f"{manifest.seconds:.1f} s")
+    _print(table, f"written to {folder}")
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _print(table: Table, last_line: str) -> None:
+    """A path is never folded: people copy it."""
+    Console(markup=False, highlight=False).print(table)
+    print(last_line)
