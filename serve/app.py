@@ -26,8 +26,8 @@ def application(settings: Settings, config: AppConfig) -> Application:
     for name in config.graph.remote():
         replica = REPLICAS[name]
         scaling = config.explain_replicas if name == "explain" else config.stage_replicas
-        remote[name] = ray.serve.deployment(replica, **_options(replica.__name__, scaling)).bind(settings, config)
-    gateway = ray.serve.deployment(Gateway, **_options("Gateway", config.gateway_replicas))
+        remote[name] = ray.serve.deployment(**_options(replica.__name__, scaling))(replica).bind(settings, config)
+    gateway = ray.serve.deployment(**_options("Gateway", config.gateway_replicas))(Gateway)
     return gateway.bind(settings, config, remote)
 
 

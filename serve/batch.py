@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ Codes = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 T = TypeVar("T")
-A = TypeVar("A", bound=NDArray[Any])
+N = TypeVar("N", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _pick(column: tuple[T, ...], rows: Sequence[int]) -> tuple[T, ...]:
     return tuple(column[row] for row in rows) if column else column
 
 
-def _pick_rows(column: A, rows: Sequence[int]) -> A:
+def _pick_rows(column: NDArray[N], rows: Sequence[int]) -> NDArray[N]:
     return column[list(rows)] if column.size else column
 
 

@@ -27,7 +27,9 @@ logger = logging.getLogger(__name__)
 class Gateway:
     """Takes HTTP requests and runs the graph; the in-process stages live in its replicas."""
 
-    def __init__(self, settings: Settings, config: AppConfig, remote: Mapping[StageName, DeploymentHandle]) -> None:
+    def __init__(
+        self, settings: Settings, config: AppConfig, remote: Mapping[StageName, DeploymentHandle[Any]]
+    ) -> None:
         replica = ray.serve.get_replica_context().replica_id.unique_id
         parts = Parts(settings, config)
         stages = {name: parts.stage(name) for name in config.graph.in_process()}
@@ -97,7 +99,7 @@ REPLICAS: Mapping[StageName, type[StageReplica]] = {
 }
 
 
-def _remote_call(name: StageName, handle: DeploymentHandle) -> RemoteCall:
+def _remote_call(name: StageName, handle: DeploymentHandle[Any]) -> RemoteCall:
     """One handle call per batch. What Ray reports as failure of the stage becomes `StageUnavailableError`."""
 
     async def call(batch: Batch) -> Batch:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query
 from fastapi_offline import FastAPIOffline
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from serve.problems import MEDIA_TYPE, Problem, install
 from serve.schemas import (
@@ -32,7 +33,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "A field is missing or invalid; `errors` names it"},
     503: {"model": Problem, "description": "The service cannot answer now"},
 }
-_WITHOUT_BODY = {status: _PROBLEMS[status] for status in (422, 503)}
+_WITHOUT_BODY: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (422, 503)}
 _UNKNOWN_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such item"}}
 
 
@@ -41,6 +42,12 @@ class SimilarQuery(HttpModel):
 
     count: Count = 10
     """How many items are wanted, 1 to 100."""
+
+
+class _IdConvertor(PathConvertor):
+    """An id as part of a path: Starlette's own `path` stops at a line break."""
+
+    regex = r"[\s\S]*"
 
 
 def build_http(service: Service) -> FastAPI:
@@ -59,6 +66,7 @@ def build_http(service: Service) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
+    register_url_convertor("id", _IdConvertor())
     _add_routes(app, service)
     install(app, MAX_BODY)
     _declare_problems(app)
@@ -71,7 +79,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """Items for a user, best first. An unknown user gets an answer too."""
         return await service.recommend(request)
 
-    @app.get("/v1/items/{item_id:path}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)
+    @app.get("/v1/items/{item_id:id}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)
     async def similar(
         item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID, description="Percent-encoded, slashes too.")],
         query: Annotated[SimilarQuery, Query()],

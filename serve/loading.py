@@ -3,6 +3,7 @@
 from functools import cached_property
 
 from cluster.assets import SMOLLM2, fetch
+from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from data.online_store import OnlineStore
 from serve.batch import Stage
@@ -15,6 +16,12 @@ from serve.stages.filter import Filter
 from serve.stages.ranking import Ranking
 from serve.stages.retrieval import Retrieval
 from serve.variant import Variant
+from train.registry import load_champion
+
+
+def online_store(settings: Settings, dataset: str) -> OnlineStore:
+    """The online store of a data set in `TOWERLINE_HOME`."""
+    return OnlineStore(settings.home / "online" / f"{dataset}.db")
 
 
 class Parts:
@@ -27,12 +34,18 @@ class Parts:
     @cached_property
     def variant(self) -> Variant:
         """The champion. Raises `TowerlineError` if there is none or it does not fit this code's features."""
-        raise NotImplementedError
+        return Variant.of(load_champion(self._settings.tracking_uri, self._config.dataset))
 
     @cached_property
     def store(self) -> OnlineStore:
-        """The online store of the data set."""
-        return OnlineStore(self._settings.home / "online" / f"{self._config.dataset}.db")
+        """The online store of the data set. Raises `TowerlineError` if nothing has been published to it."""
+        store = online_store(self._settings, self._config.dataset)
+        if store.published_version() is None:
+            raise TowerlineError(
+                f"the online store of data set {self._config.dataset!r} is empty; start the endpoint with "
+                f"`python -m jobs.serve_models --dataset {self._config.dataset}`, which publishes the data set"
+            )
+        return store
 
     def stage(self, name: StageName) -> Stage:
         """A stage, ready to run."""

@@ -117,7 +117,7 @@ def install(app: FastAPI, max_body: int) -> None:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    path = request.url.path
+    path = request.scope["path"]
     if found and found[0]["type"] == "json_invalid":
         reason = f"{found[0].get('ctx', {}).get('error', 'broken')} at character {found[0]['loc'][-1]}"
         return problem_response(Kind.BROKEN_JSON, reason, path, [FieldError(field="body", message=reason)])
@@ -133,7 +133,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = request.scope["path"]
     kinds = {kind.value[0].value: kind for kind in (Kind.UNKNOWN_ROUTE, Kind.WRONG_METHOD, Kind.BAD_REQUEST)}
     kind = kinds.get(error.status_code, Kind.BAD_REQUEST if error.status_code < 500 else Kind.UNAVAILABLE)
     detail = str(error.detail)
@@ -147,12 +147,12 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return problem_response(error.kind, error.detail, request.url.path, error.errors)
+    return problem_response(error.kind, error.detail, request.scope["path"], error.errors)
 
 
 async def _on_towerline(request: Request, error: Exception) -> Response:
-    logger.error("%s %s: %s", request.method, request.url.path, error)
-    return problem_response(Kind.UNAVAILABLE, str(error), request.url.path)
+    logger.error("%s %s: %s", request.method, request.scope["path"], error)
+    return problem_response(Kind.UNAVAILABLE, str(error), request.scope["path"])
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:

@@ -4,7 +4,7 @@ Text is checked to be real Unicode (JSON can smuggle lone surrogates that no sto
 asked of an id: spaces, slashes, quotes and any script are fine.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -13,6 +13,7 @@ MAX_ID = 512
 MAX_COUNT = 100
 MAX_RECENT = 200
 MAX_EVENTS = 1000
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID)]
 """A user, item or event id: 1 to 512 characters of any Unicode."""
@@ -113,8 +114,8 @@ class FeedbackEvent(HttpModel):
     value: Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)] = 1.0
     """How strong or how good, in the data set's own unit (stars, seconds); a plain click is 1."""
 
-    event_time: AwareDatetime | None = None
-    """When it happened, with its time zone; now, when left out. Not in the future."""
+    event_time: Annotated[AwareDatetime, Field(ge=EARLIEST)] | None = None
+    """When it happened, with its time zone; now, when left out. After 1900 and not in the future."""
 
     event_id: Id | None = None
     """Makes the event idempotent: sent again, it changes nothing. Left out, a new one is given."""

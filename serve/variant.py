@@ -9,6 +9,7 @@ from data.schema import ATTRIBUTES, ITEM_ID, TITLE
 from serve.batch import Codes, Floats
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
+from train.registry import LoadedModels
 from train.vocabulary import Vocabulary
 
 
@@ -49,19 +50,37 @@ class Variant:
 
     def __init__(
         self,
+        *,
         name: str,
         versions: Mapping[str, str],
+        history_length: int,
         retrieval: RetrievalModel,
         ranking: RankingModel,
         items: pl.DataFrame,
     ) -> None:
-        """`name` and `versions` (model name to version) go into every answer; `items` names the catalogue."""
+        """`name` and `versions` (model name to version) go into every answer; `items` names the catalogue.
+
+        `history_length` is the number of past events that the models' features carry.
+        """
         self.name = name
         self.versions = dict(versions)
         self.catalogue = Catalogue(retrieval.vocabulary, items)
-        self.history_length = retrieval.config.history_length
+        self.history_length = history_length
         self._retrieval = retrieval
         self._ranking = ranking
+
+    @classmethod
+    def of(cls, models: LoadedModels) -> "Variant":
+        """The variant that the registry's models make up."""
+        versions = {str(kind): version for kind, version in models.versions.items()}
+        return cls(
+            name=models.variant,
+            versions=versions,
+            history_length=models.cards["two-tower"].history_length,
+            retrieval=models.retrieval,
+            ranking=models.ranking,
+            items=models.items,
+        )
 
     def encode_users(self, users: pl.DataFrame) -> Floats:
         """User vectors (B, D) of B rows of user features."""

@@ -33,9 +33,7 @@ class GatherFacts:
         for row, (call, user) in enumerate(zip(batch.calls, batch.users.iter_rows(named=True), strict=True)):
             liked = self._liked(user)
             first = [int(code) for code in batch.codes_BK[row, : min(call.count, self._items)] if code != UNKNOWN]
-            facts.append(
-                tuple(self._facts(code, liked, counts[row * width + rank]) for rank, code in enumerate(first))
-            )
+            facts.append(tuple(self._facts(code, liked, counts[row * width + rank]) for rank, code in enumerate(first)))
         return dataclasses.replace(batch, facts=tuple(facts))
 
     def _liked(self, user: dict[str, Any]) -> list[int]:

@@ -93,7 +93,7 @@ class Features:
 
     def _mean_value(self) -> float:
         items = self._store.item_aggregates()
-        return float(items[ITEM_SUM_VALUE].sum() / max(items[ITEM_EVENT_COUNT].sum(), 1))
+        return float(items[ITEM_SUM_VALUE].sum()) / max(int(items[ITEM_EVENT_COUNT].sum()), 1)
 
 
 def _by_request(per_request: pl.DataFrame) -> pl.DataFrame:
@@ -104,4 +104,3 @@ def _by_request(per_request: pl.DataFrame) -> pl.DataFrame:
 def _seen(history: pl.DataFrame, keys: Sequence[str]) -> tuple[frozenset[str], ...]:
     items = {str(key): frozenset(items) for key, items in history.group_by(USER_ID).agg(ITEM_ID).iter_rows()}
     return tuple(items.get(key, frozenset()) for key in keys)
-

@@ -9,13 +9,24 @@ import torch
 
 from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
+from data.features import with_sequence
+from data.online_store import OnlineStore
+from serve.batch import Stage
+from serve.graph import GraphConfig, StageName
+from serve.stages.facts import GatherFacts
+from serve.stages.features import Features
+from serve.stages.filter import Filter
+from serve.stages.ranking import Ranking
+from serve.stages.retrieval import Retrieval
 from serve.variant import Variant
+from train.models.covisitation import fit_covisitation
 from train.models.ranker import Ranker, RankerConfig
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import TwoTower, TwoTowerConfig
 from train.vocabulary import Vocabulary
 
+HISTORY = 8
 START = datetime(2024, 5, 1, tzinfo=UTC)
 ODD_ITEMS = (
     "a b",
@@ -108,10 +119,12 @@ def shop_retrieval(shop: Dataset) -> RetrievalModel:
     """The two-tower as it is before training, with every item but the last counted as seen."""
     vocabulary = Vocabulary.build(shop.events(), shop.items(), shop.users())
     torch.manual_seed(1)
-    config = TwoTowerConfig(embedding_dim=16, history_length=8)
+    config = TwoTowerConfig(embedding_dim=16, history_length=HISTORY)
     network = TwoTower(config, vocabulary, item_attribute_codes(shop.items(), vocabulary))
     network.set_item_frequency(torch.arange(vocabulary.num_items + 1).float().flip(0))
-    return RetrievalModel(config, vocabulary, network.state_dict())
+    return RetrievalModel(
+        config, vocabulary, network.state_dict(), fit_covisitation(with_sequence(shop.events()), vocabulary)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -128,4 +141,42 @@ def shop_ranking(shop: Dataset, shop_retrieval: RetrievalModel) -> RankingModel:
 
 @pytest.fixture(scope="session")
 def shop_variant(shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: RankingModel) -> Variant:
-    return Variant("champion", {"two_tower": "1", "ranker": "1"}, shop_retrieval, shop_ranking, shop.items())
+    return Variant(
+        name="champion",
+        versions={"two-tower": "1", "ranker": "1"},
+        history_length=HISTORY,
+        retrieval=shop_retrieval,
+        ranking=shop_ranking,
+        items=shop.items(),
+    )
+
+
+@pytest.fixture(scope="session")
+def shop_store(shop: Dataset, shop_home: Path) -> OnlineStore:
+    store = OnlineStore(shop_home / "online" / "shop.db")
+    store.publish(shop)
+    return store
+
+
+@pytest.fixture(params=ODD_ITEMS)
+def odd_item(request: pytest.FixtureRequest) -> str:
+    """Each item id that would break a careless URL, query or file."""
+    item: str = request.param
+    return item
+
+
+def in_process_stages(variant: Variant, store: OnlineStore, config: GraphConfig) -> dict[StageName, Stage]:
+    """All stages but the language model's, as the gateway composes them."""
+    return {
+        "features": Features(variant, store),
+        "retrieval": Retrieval(variant, config.candidates),
+        "filter": Filter(variant.catalogue, config.candidates),
+        "ranking": Ranking(variant, store),
+        "facts": GatherFacts(variant.catalogue, config.explained_items),
+    }
+
+
+@pytest.fixture(scope="session")
+def shop_stages(shop_variant: Variant, shop_store: OnlineStore) -> dict[StageName, Stage]:
+    """All stages but the language model's."""
+    return in_process_stages(shop_variant, shop_store, GraphConfig())

@@ -21,8 +21,8 @@ from serve.decisions import Answered, Decision, DecisionLog
 log = DecisionLog(Path(sys.argv[1]), sys.argv[2])
 number = 0
 while True:
-    decision = Decision(decision_id=f"{sys.argv[2]}-{number}", kind="similar", at=datetime.now(UTC), replica=sys.argv[2],
-        variant="v", models={}, request={}, answer=(), timings_ms={})
+    decision = Decision(decision_id=f"{sys.argv[2]}-{number}", kind="similar", at=datetime.now(UTC),
+        replica=sys.argv[2], variant="v", models={}, request={}, answer=(), timings_ms={})
     log.write(decision)
     print(decision.decision_id, time.time(), flush=True)
     number += 1

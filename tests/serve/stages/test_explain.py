@@ -1,6 +1,5 @@
 """The real language model writes sentences that say nothing but the facts."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,8 +24,8 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def explain() -> Iterator[Explain]:
-    yield Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, ExplainConfig(threads=1, parallel=2))
+def explain() -> Explain:
+    return Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, ExplainConfig(threads=1, parallel=2))
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name != "long names"])
@@ -43,7 +42,7 @@ def test_a_sentence_names_the_item_and_only_known_facts(explain: Explain, case: 
     assert not facts.chosen or any(name in sentence for name in facts.chosen)
 
 
-def test_a_sentence_too_long_for_its_limit_is_given_up(explain: Explain) -> None:
+def test_a_sentence_too_long_for_its_limit_is_given_up() -> None:
     short = Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, ExplainConfig(threads=1, parallel=1, max_tokens=16))
     assert short.explain(CASES["history and shared traits"]) is None
 

@@ -1,0 +1,103 @@
+"""Retrieval, filter and ranking over the real models: order, ties, and nothing seen comes back."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+
+from data.online_store import OnlineStore
+from serve.batch import Batch, Call, Stage
+from serve.graph import RANKED, StageName, run_stages
+from serve.stages.filter import Filter
+from serve.stages.ranking import Ranking
+from serve.stages.retrieval import Retrieval
+from serve.variant import Variant
+from train.vocabulary import UNKNOWN
+
+NOW = datetime(2024, 6, 1, tzinfo=UTC)
+
+
+def through(stages: dict[StageName, Stage], last: StageName, *calls: Call) -> Batch:
+    """A batch after the stages up to `last`."""
+    names = RANKED[: RANKED.index(last) + 1]
+    return run_stages([(name, stages[name]) for name in names], Batch(calls, NOW))
+
+
+def test_retrieval_finds_enough_for_the_filter(shop_variant: Variant, shop_stages: dict[StageName, Stage]) -> None:
+    done = through(shop_stages, "features", Call("d", "user 9", 5))
+    found = Retrieval(shop_variant, 10).run(done)
+    assert found.codes_BK.shape == (1, 10 + len(done.seen[0]))
+    kept = Filter(shop_variant.catalogue, 10).run(found)
+    assert kept.codes_BK.shape == (1, 10)
+    assert UNKNOWN not in kept.codes_BK
+    assert (np.diff(kept.retrieval_BK) <= 0).all()
+
+
+def test_the_filter_keeps_the_order_and_drops_what_was_seen(shop_variant: Variant) -> None:
+    codes_BK = np.array([[5, 1, 2, 7], [3, 4, UNKNOWN, UNKNOWN]])
+    scores_BK = np.array([[4, 3, 2, 1], [2, 1, -np.inf, -np.inf]], np.float32)
+    seen = (frozenset({shop_variant.catalogue.item_id(1), "unknown"}), frozenset({shop_variant.catalogue.item_id(3)}))
+    calls = (Call("a", "u", 5), Call("b", "v", 5))
+    done = Filter(shop_variant.catalogue, 2).run(
+        Batch(calls, NOW, seen=seen, codes_BK=codes_BK, retrieval_BK=scores_BK)
+    )
+    assert done.codes_BK.tolist() == [[5, 2], [4, UNKNOWN]]
+    assert done.retrieval_BK.tolist() == [[4, 2], [1, -np.inf]]
+
+
+def test_ranking_sorts_and_carries_everything_along(
+    shop_stages: dict[StageName, Stage], shop_variant: Variant, shop_store: OnlineStore
+) -> None:
+    calls = (Call("a", "user 1", 5), Call("b", "nobody", 5))
+    before = through(shop_stages, "filter", *calls)
+    done = Ranking(shop_variant, shop_store).run(before)
+    assert (done.scores_BK[:, 1:] <= done.scores_BK[:, :-1]).all()
+    for row in range(2):
+        assert dict(zip(done.codes_BK[row], done.retrieval_BK[row], strict=True)) == dict(
+            zip(before.codes_BK[row], before.retrieval_BK[row], strict=True)
+        )
+    assert not np.array_equal(done.codes_BK, before.codes_BK)
+    ids = [shop_variant.catalogue.item_id(code) for code in done.codes_BK[done.codes_BK != UNKNOWN]]
+    assert done.item_features.filter(pl.col("item_id").is_not_null())["item_id"].to_list() == ids
+
+
+def test_item_features_are_those_of_the_events(shop_stages: dict[StageName, Stage], shop_store: OnlineStore) -> None:
+    done = through(shop_stages, "ranking", Call("a", "nobody", 5))
+    aggregates = {row["item_id"]: row for row in shop_store.item_aggregates().iter_rows(named=True)}
+    total = sum(row["item_event_count"] for row in aggregates.values())
+    for row in done.item_features.drop_nulls("item_id").iter_rows(named=True):
+        expected = aggregates.get(row["item_id"])
+        if expected is None:
+            assert row["item_event_count"] == row["item_mean_value"] == row["item_seconds_since_last"] == 0
+            continue
+        assert row["item_event_count"] == expected["item_event_count"]
+        assert row["item_share"] == pytest.approx(expected["item_event_count"] / total)
+        assert row["item_mean_value"] == pytest.approx(expected["item_sum_value"] / expected["item_event_count"])
+        assert row["item_seconds_since_last"] == (NOW - expected["item_last_time"]).total_seconds()
+
+
+def test_ties_go_to_the_smaller_code_and_empty_slots_last(
+    shop_stages: dict[StageName, Stage],
+    shop_variant: Variant,
+    shop_store: OnlineStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = through(shop_stages, "filter", Call("a", "user 11", 5))
+    assert UNKNOWN in before.codes_BK
+    monkeypatch.setattr(Variant, "rank", lambda *_: np.ones_like(before.retrieval_BK))
+    codes = Ranking(shop_variant, shop_store).run(before).codes_BK[0]
+    filled = codes[codes != UNKNOWN]
+    assert (np.diff(filled) > 0).all()
+    assert (codes[len(filled) :] == UNKNOWN).all()
+
+
+def test_an_answer_does_not_depend_on_who_else_waits(shop_stages: dict[StageName, Stage]) -> None:
+    calls = [Call(str(n), f"user {n}", 5, ("item-1",) * n) for n in range(12)] + [Call("x", "nobody", 5)]
+    together = through(shop_stages, "ranking", *calls)
+    for row, call in enumerate(calls):
+        alone = through(shop_stages, "ranking", call)
+        share = together.select([row])
+        assert alone.codes_BK[0].tolist() == share.codes_BK[0].tolist()
+        np.testing.assert_allclose(alone.scores_BK, share.scores_BK, rtol=1e-4, atol=1e-5)
+        assert alone.item_features.equals(share.item_features)
