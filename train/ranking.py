@@ -43,7 +43,7 @@ class RankingConfig(BaseModel):
 
     ranker: RankerConfig = RankerConfig()
     """The model."""
-    fit: FitConfig = FitConfig(epochs=6, patience=2)
+    fit: FitConfig = FitConfig(epochs=4, patience=2)
     """How long to train."""
     past_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Share of the training events that lie before T1."""

@@ -22,6 +22,7 @@ from train.histories import Histories
 from train.index import ExactIndex
 from train.loop import EpochResult, FitConfig
 from train.metrics import ndcg_at, ranks_of, recall_at
+from train.models.covisitation import fit_covisitation
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import RetrievalBatch, TwoTower, TwoTowerConfig, sampling_probabilities
 from train.tracking import TrackingTarget
@@ -170,7 +171,9 @@ def train_retrieval(
     trained = train_distributed(
         RetrievalTask, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
     )
-    model = RetrievalModel(task.config.two_tower, task.vocabulary, trained.weights)
+    events = read_examples(task.examples).filter(_selection(task.rows))
+    covisitation = fit_covisitation(events, task.vocabulary)
+    model = RetrievalModel(task.config.two_tower, task.vocabulary, trained.weights, covisitation)
     return TrainedRetrieval(model, trained.history, trained.best_epoch)
 
 

@@ -6,6 +6,8 @@ import polars as pl
 
 from data.features import ITEM_FEATURE_COLUMNS
 from data.schema import USER_EVENT_COUNT, USER_MEAN_VALUE, USER_SECONDS_SINCE_LAST
+from train.models.covisitation import covisitation_of
+from train.models.retrieval import RetrievalModel
 from train.vocabulary import UNKNOWN
 
 Floats = npt.NDArray[np.float32]
@@ -22,12 +24,14 @@ CANDIDATE_FEATURES = (
     "similarity_to_last",
     "similarity_to_last_5",
     "highest_similarity",
+    "log_covisitation",
 )
 RETRIEVAL_SCORE = CANDIDATE_FEATURES.index("retrieval_score")
 """Standardised within each list, so that it means the same for any retrieval model."""
 
 RECENT = 5
 SHARE_UNIT = 1e-5
+COVISITATION_UNIT = 1e-3
 
 
 def user_features(rows: pl.DataFrame) -> Floats:
@@ -40,18 +44,19 @@ def user_features(rows: pl.DataFrame) -> Floats:
 
 
 def candidate_features(
-    candidates_BK: Codes, scores_BK: Floats, item_features_BKF: Floats, history_BL: Codes, vectors_ID: Floats
+    candidates_BK: Codes, scores_BK: Floats, item_features_BKF: Floats, history_BL: Codes, retrieval: RetrievalModel
 ) -> Floats:
     """Dense features (B, K, F) of K candidates, in the order of `CANDIDATE_FEATURES`.
 
     `scores_BK`: retrieval scores, best first, -inf where there is no candidate. `item_features_BKF`: in the order of
     `data.features.ITEM_FEATURE_COLUMNS`. `history_BL`: item codes of the user's last events, newest last.
-    `vectors_ID`: the retrieval model's item vectors, of unit length, without bias.
+    The codes are those of `retrieval`, which found the candidates.
     """
     present_BK = candidates_BK != UNKNOWN
     count, mean, share, seconds = np.moveaxis(item_features_BKF, 2, 0)
     assert ITEM_FEATURE_COLUMNS[2] == "item_share"
-    last, last_5, highest = _similarities(candidates_BK, history_BL, vectors_ID)
+    last, last_5, highest = _similarities(candidates_BK, history_BL, retrieval.item_directions_ID)
+    covisitation_BK = covisitation_of(retrieval.covisitation, history_BL, candidates_BK)
     ranks_BK = np.broadcast_to(np.log2(1 + np.arange(1, candidates_BK.shape[1] + 1)), candidates_BK.shape)
     features_BKF = _stack(
         _standardized_rows(scores_BK, present_BK),
@@ -63,6 +68,7 @@ def candidate_features(
         last,
         last_5,
         highest,
+        np.log(covisitation_BK + COVISITATION_UNIT),
     )
     return np.where(present_BK[:, :, np.newaxis], features_BKF, np.float32(0))
 

@@ -65,9 +65,7 @@ def ranker_inputs(
     """What the network reads for B feature rows and their candidates; the codes are those of `retrieval`."""
     vocabulary = retrieval.vocabulary
     history_BL = encode_users(rows, vocabulary, retrieval.config.history_length).history_BL.numpy().astype(np.int64)
-    dense_BKF = candidate_features(
-        candidates_BK, scores_BK, item_features_BKF, history_BL, retrieval.item_directions_ID
-    )
+    dense_BKF = candidate_features(candidates_BK, scores_BK, item_features_BKF, history_BL, retrieval)
     return RankerInputs(
         user_attributes_BA=encode_attributes(rows["user_attributes"], vocabulary.user_attributes),
         user_features_BF=torch.from_numpy(user_features(rows)),

@@ -1,4 +1,4 @@
-"""A two-tower model that can be used and kept: weights, config and vocabulary as one."""
+"""A retrieval model that can be used and kept: two-tower weights, config, vocabulary and co-visitation as one."""
 
 import json
 from dataclasses import asdict
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import safetensors.torch
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -20,15 +21,24 @@ from train.vocabulary import Vocabulary
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "model.json"
+COVISITATION_FILE = "covisitation.npz"
 VOCABULARY_FILE = "vocabulary.json"
 
 
 class RetrievalModel:
-    """The two-tower as a function from feature rows to vectors, on the CPU."""
+    """The two-tower as a function from feature rows to vectors, on the CPU, with what its events say of item pairs."""
 
-    def __init__(self, config: TwoTowerConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        config: TwoTowerConfig,
+        vocabulary: Vocabulary,
+        weights: dict[str, Tensor],
+        covisitation: scipy.sparse.csr_array,
+    ) -> None:
+        """`covisitation` (I, I) comes from the same events as the weights (see `train.models.covisitation`)."""
         self.config = config
         self.vocabulary = vocabulary
+        self.covisitation = covisitation
         self.network = TwoTower(config, vocabulary, torch.empty_like(weights["item_attributes_IA"]))
         self.network.load_state_dict(weights)
         self.network.eval()
@@ -70,6 +80,7 @@ class RetrievalModel:
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
         safetensors.torch.save_file(self.network.state_dict(), folder / WEIGHTS_FILE)
+        scipy.sparse.save_npz(folder / COVISITATION_FILE, self.covisitation)
         (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2))
         (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False))
 
@@ -78,7 +89,8 @@ class RetrievalModel:
         """Read what `save` wrote. `item_vectors_ID`: the item tower's output, where it has been kept."""
         config = TwoTowerConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
         vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text())
-        model = cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE))
+        covisitation = scipy.sparse.csr_array(scipy.sparse.load_npz(folder / COVISITATION_FILE))
+        model = cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE), covisitation)
         if item_vectors_ID is not None:
             model.item_vectors_ID = item_vectors_ID
         return model
