@@ -149,7 +149,9 @@ def write_dataset(
     )
     with clear_disk_errors(f"writing data set {name!r} to {folder}"), _new_version(folder, manifest) as path:
         for file, table in tables.items():
-            pq.write_table(table, path / file, row_group_size=ROWS_PER_GROUP, compression="zstd")
+            pq.write_table(
+                table, path / file, row_group_size=ROWS_PER_GROUP, compression="zstd", write_page_checksum=True
+            )
         (path / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
     return open_dataset(home, name)
 

@@ -46,6 +46,8 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
     """
     if not path.is_file():
         raise TowerlineError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; pass a file {SUFFIXES}")
+    if delimiter is not None and len(delimiter := delimiter.replace("\\t", "\t")) != 1:
+        raise TowerlineError(f"--delimiter is {delimiter!r}, expected one character")
     name = path.name.lower().removesuffix(".gz")
     if name.endswith((".parquet", ".pq")):
         return ParquetFile(path)
@@ -72,7 +74,7 @@ class ParquetFile:
         """The rows in order. Raises TowerlineError if the file is truncated or corrupt."""
         line = 1
         try:
-            with pq.ParquetFile(self.path) as file:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(ROWS_PER_CHUNK):
                     batch.validate(full=True)
                     rows = pl.DataFrame(batch).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))

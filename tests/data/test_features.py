@@ -1,6 +1,7 @@
 """Features against a slow, obvious reference; the property that no example sees itself or anything later."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -53,13 +54,13 @@ def events_of(raw: list[Row]) -> pl.DataFrame:
     )
 
 
-def seen_by(example: dict[str, object], others: list[dict[str, object]]) -> list[dict[str, object]]:
+def seen_by(example: dict[str, Any], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rule of ARCHITECTURE §4, word by word: earlier in (event_time, source_row), and known by then."""
     return [
         other
         for other in others
-        if (other["event_time"], other["source_row"]) < (example["event_time"], example["source_row"])  # type: ignore[operator]
-        and other["ingest_time"] <= example["event_time"]  # type: ignore[operator]
+        if (other["event_time"], other["source_row"]) < (example["event_time"], example["source_row"])
+        and other["ingest_time"] <= example["event_time"]
     ]
 
 
