@@ -109,11 +109,12 @@ def test_an_interrupted_job_ends_its_ray(number: signal.Signals) -> None:
     assert not temp_dir.exists()
 
 
+@pytest.mark.cluster  # Ray's two agents try for 60 s to report the death of the node, then follow it
 def test_a_killed_job_takes_its_ray_with_it() -> None:
     process, _ = _start_job({})
-    process.kill()
-    process.wait()
-    assert _wait_until_gone(process.pid, 20) == []
+    with process:
+        process.kill()
+    assert _wait_until_gone(process.pid, 90) == []
 
 
 @pytest.mark.parametrize(
