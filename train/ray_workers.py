@@ -1,5 +1,7 @@
 """The part of training that is Ray Train V2: start workers, run `fit` on them, and say plainly what went wrong."""
 
+import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,15 +13,16 @@ import ray
 import ray.train
 import torch
 from ray.train.backend import BackendConfig
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # typed; ray.train's are V1's to mypy
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from cluster.errors import TowerlineError
 from train.checkpoint import read_checkpoint, write_checkpoint
 from train.communicator import Communicator, HorovodCommunicator, TorchDistributedCommunicator
 from train.horovod_backend import HorovodConfig
 from train.loop import EpochResult, TrainingState, fit
 from train.progress import append_progress
-from train.ray_failures import StopOnTowerlineError, readable, resources_per_worker
+from train.ray_failures import WatchFailures, alive_nodes, readable, resources_per_worker
 
 if TYPE_CHECKING:
     from train.trainer import Scaling, Work
@@ -35,30 +38,43 @@ def train_on_ray(work: "Work") -> Path:
         TowerlineError: see `train.trainer.train_distributed`.
     """
     scaling = work.scaling
-    trainer = DataParallelTrainer(
+    trainer = _Trainer(
         _train_worker,
-        train_loop_config={"work": ray.cloudpickle.dumps(work)},
+        train_loop_config={"work": ray.cloudpickle.dumps(work)},  # type: ignore[no-untyped-call]
         backend_config=_backend_config(scaling),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources_per_worker(scaling)
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[arg-type]  # V2's, which to mypy is not ray.train's
             name=work.folder.name,
             storage_path=str(work.folder.parent),
             failure_config=FailureConfig(
                 max_failures=scaling.max_failures, controller_failure_limit=START_ATTEMPTS - 1
             ),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            callbacks=[StopOnTowerlineError()],
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[WatchFailures()],
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
-        with _interruptible():
+        with _interruptible(), _preemption_watched(len(alive_nodes()) > 1):
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise readable(error, scaling, work.folder.name) from error
     assert result.checkpoint is not None
     return Path(result.checkpoint.path)
+
+
+class _Trainer(DataParallelTrainer):
+    """Train's trainer, without the helpers that cost a process each (on two cores, as long as a worker's start).
+
+    No datasets are given to it, so none are to be managed. On a single node, the cleaner that would free a dead
+    controller's placement group has no one to free it for.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if len(alive_nodes()) == 1 else set())
+        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -74,6 +90,10 @@ def _train_worker(config: dict[str, Any]) -> None:
             _report(communicator.rank, work.folder, result, state)
 
         fit(work.build_task(work.task_config), communicator, work.fit, on_epoch, resume)
+    except TowerlineError:
+        # Its message is for the caller, who gets it; Train would print a traceback here as well.
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+        raise
     finally:
         communicator.close()
 
@@ -109,6 +129,20 @@ def _backend_config(scaling: "Scaling") -> BackendConfig:
     import ray.train.torch
 
     return ray.train.torch.TorchConfig(timeout_s=scaling.timeout_s)
+
+
+@contextmanager
+def _preemption_watched(wanted: bool) -> Iterator[None]:
+    """Let Train watch for nodes that are about to be taken away, unless there is but one; it asks the environment."""
+    name = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    if wanted or name in os.environ:
+        yield
+        return
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @contextmanager

@@ -1,0 +1,103 @@
+"""What may go wrong with training on Ray, said plainly: too few resources, lost workers, an error in the training.
+
+Used by Train's controller too, so torch, which takes seconds to import, stays out of here.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.exceptions
+import ray.train
+
+from cluster.errors import TowerlineError
+
+if TYPE_CHECKING:
+    from train.trainer import Scaling
+
+logger = logging.getLogger(__name__)
+
+
+def resources_per_worker(scaling: "Scaling") -> dict[str, float]:
+    """What Ray sets aside for one worker."""
+    return {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster, as Ray describes them."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
+def require_resources(scaling: "Scaling", name: str) -> None:
+    """Refuse at once what the cluster could never place.
+
+    Raises:
+        TowerlineError: names what is asked for and what there is.
+    """
+    if scaling.wait_for_nodes:
+        return
+    wanted = resources_per_worker(scaling)
+    places = 0
+    for node in alive_nodes():
+        places += int(min(node["Resources"].get(resource, 0) / amount for resource, amount in wanted.items()))
+    if places < scaling.num_workers:
+        raise _insufficient(scaling, name)
+
+
+class WatchFailures(ray.train.UserCallback):
+    """In Train's controller: says that workers failed, and ends training at once when trying again is of no use."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """A `TowerlineError` would come again; raised as a `ControllerError` it is not retried."""
+        causes = {rank: _cause(error) for rank, error in worker_exceptions.items()}
+        for cause in causes.values():
+            if isinstance(cause, TowerlineError):
+                raise ray.train.ControllerError(cause)
+        logger.warning(
+            "training %r: %s",
+            run_context.run_config.name,
+            "; ".join(f"worker {rank} failed ({_first_line(cause)})" for rank, cause in causes.items()),
+        )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, without Train's and Ray's wrapping."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return error.cause if isinstance(error.cause, BaseException) else error
+    return getattr(error, "_base_exc", error)
+
+
+def readable(error: ray.train.TrainingFailedError, scaling: "Scaling", name: str) -> BaseException:
+    """The `TowerlineError` behind `error`, if there is one; else `error`, which is a defect and keeps its traceback."""
+    from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
+
+    if isinstance(error, ray.train.ControllerError):
+        cause = _cause(error.controller_failure)
+        if isinstance(cause, WorkerGroupStartupTimeoutError | InsufficientClusterResourcesError):
+            return _insufficient(scaling, name)
+        return cause if isinstance(cause, TowerlineError) else error
+    if isinstance(error, ray.train.WorkerGroupError):
+        for cause in map(_cause, error.worker_failures.values()):
+            if isinstance(cause, TowerlineError):
+                return cause
+    return error
+
+
+def _insufficient(scaling: "Scaling", name: str) -> TowerlineError:
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    asked = ", ".join(f"{amount:g} {resource}" for resource, amount in resources_per_worker(scaling).items())
+    there = ", ".join(
+        f"{total.get(resource, 0):g} {resource} ({free.get(resource, 0):g} free)"
+        for resource in resources_per_worker(scaling)
+    )
+    return TowerlineError(
+        f"training {name!r} asks for scaling.num_workers={scaling.num_workers} workers with {asked} each, but the "
+        f"cluster has {there}; ask for fewer workers or less for each, wait until others have finished, or add nodes "
+        "(a session started here has TOWERLINE_NUM_CPUS logical CPUs)"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
