@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.errors import TowerlineError
-from train.loop import EpochResult
 
 if TYPE_CHECKING:
     import mlflow
+
+    from train.loop import EpochResult
 
 PROBE_TIMEOUT_S = 5.0
 """Seconds that a tracking server has for its first answer."""
@@ -67,7 +68,7 @@ class TrackedRun:
         points = [Metric(metric_name(name), value, now_ms, step) for name, value in metrics.items()]
         self.client.log_batch(self.run_id, metrics=points)
 
-    def log_epoch(self, result: EpochResult) -> None:
+    def log_epoch(self, result: "EpochResult") -> None:
         """Add an epoch to the curves."""
         curve = {"loss": result.loss, "samples_per_s": result.samples_per_s, "epoch_seconds": result.seconds}
         self.log_metrics(curve | result.metrics, step=result.epoch)
