@@ -1,7 +1,11 @@
 """The arguments of the serving application: what is served, how the stages are composed, how many replicas."""
 
+import tomllib
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from cluster.errors import TowerlineError
 from serve.graph import GraphConfig
 from serve.stages.explain import ExplainConfig
 
@@ -47,3 +51,19 @@ class AppConfig(BaseModel):
 
     explain_replicas: Replicas = Replicas(target_ongoing_requests=4, max_ongoing_requests=8)
     """Of the language model. Its threads spin, so two of them on one machine's cores are slower than one."""
+
+
+def read_config(dataset: str, path: Path | None = None) -> AppConfig:
+    """The arguments for a data set, from a TOML file that may leave out any of them.
+
+    Raises:
+        TowerlineError: the file is not there or is not TOML.
+        pydantic.ValidationError: it holds an unknown key or a value out of range.
+    """
+    if path is None:
+        return AppConfig(dataset=dataset)
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TowerlineError(f"{path}: {error}; see jobs/configs/serve_models.toml for an example") from error
+    return AppConfig.model_validate({**values, "dataset": dataset})

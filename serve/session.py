@@ -1,18 +1,40 @@
 """Starts the endpoint, says where it is, and stops it: `with running(settings, config) as url: …`."""
 
+import logging
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import ray
+import ray.exceptions
 import ray.serve
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
-from data.dataset import open_dataset
+from data.dataset import Dataset, open_dataset
 from serve.app import NAME, application
 from serve.config import AppConfig
 from serve.loading import online_store
 from serve.profile import base_url, http_options, logging_config, require_free_port
 from train.registry import load_champion
+
+STOP_TIMEOUT_S = 30.0
+
+
+def require_servable(settings: Settings, config: AppConfig) -> Dataset:
+    """The data set to serve, after a look at everything that can be checked without Ray.
+
+    Raises:
+        TowerlineError: there is no such data set, it has no champion that fits this code, or the port is taken (which
+            in a running cluster may be by Ray Serve itself, and is not looked at).
+    """
+    dataset = open_dataset(settings.home, config.dataset)
+    load_champion(settings.tracking_uri, config.dataset)
+    if not settings.ray_address and "RAY_ADDRESS" not in os.environ:
+        require_free_port(settings)
+    return dataset
 
 
 @contextmanager
@@ -23,26 +45,43 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
     (`cluster.session.connect`).
 
     Raises:
-        TowerlineError: before anything is started, if the data set has no champion, the port is taken, or an endpoint
-            runs in this Ray cluster already.
+        TowerlineError: before anything is started, if the data set cannot be served (`require_servable`) or an
+            endpoint runs in this Ray cluster already.
     """
-    dataset = open_dataset(settings.home, config.dataset)
-    load_champion(settings.tracking_uri, config.dataset)
     found = ray.serve.status()
     if NAME in found.applications:
         raise TowerlineError(
             f"the application {NAME!r} already runs in this Ray cluster; ask that one, or stop the job that started it"
         )
+    dataset = require_servable(settings, config)
     started_here = not found.proxies
     if started_here:
         require_free_port(settings)
     online_store(settings, config.dataset).publish(dataset)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray.serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=logging_config())
         ray.serve.run(application(settings, config), name=NAME, route_prefix="/", logging_config=logging_config())
         yield base_url(settings)
     finally:
         if started_here:
-            ray.serve.shutdown()  # type: ignore[no-untyped-call]
+            stop_serve()
         else:
             ray.serve.delete(NAME)
+
+
+def stop_serve() -> None:
+    """Stop Ray Serve in this session: replicas drain, then everything that listens is gone.
+
+    `ray.serve.shutdown` alone waits inside a call that Ray then reports as failed, on everybody's screen.
+    """
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(wait=False))
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while time.monotonic() < deadline:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            time.sleep(0.1)
+    except (ValueError, ray.exceptions.RayActorError):
+        pass  # It is gone.
+    ray.serve.shutdown()  # type: ignore[no-untyped-call]

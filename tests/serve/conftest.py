@@ -1,7 +1,12 @@
 """A small shop with odd names and models with random weights: everything real, nothing trained."""
 
+import http.client
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
@@ -180,3 +185,20 @@ def in_process_stages(variant: Variant, store: OnlineStore, config: GraphConfig)
 def shop_stages(shop_variant: Variant, shop_store: OnlineStore) -> dict[StageName, Stage]:
     """All stages but the language model's."""
     return in_process_stages(shop_variant, shop_store, GraphConfig())
+
+
+@pytest.fixture(scope="session")
+def get_as_it_is() -> Callable[[str, str], dict[str, Any]]:
+    """GET with a client that sends the path untouched; httpx, as a browser, takes `..` for the folder above."""
+
+    def get(base_url: str, path: str) -> dict[str, Any]:
+        connection = http.client.HTTPConnection(urlsplit(base_url).netloc)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        assert response.status == 200, body
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+
+    return get

@@ -1,10 +1,9 @@
 """Every endpoint over HTTP, without Ray: right answers, and problem JSON that names the field for wrong questions."""
 
-import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,18 +76,6 @@ def ask(client: httpx.Client, **body: object) -> dict[str, Any]:
     return answer
 
 
-def get_as_it_is(client: httpx.Client, path: str) -> dict[str, Any]:
-    """GET with a client that sends the path untouched; httpx, as a browser, takes `..` for the folder above."""
-    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    body = response.read()
-    connection.close()
-    assert response.status == 200, body
-    answer: dict[str, Any] = json.loads(body)
-    return answer
-
-
 def problem_of(response: Any, status: int) -> Problem:
     """The response's problem, which must be well-formed and match its status."""
     assert response.status_code == status, response.text
@@ -158,8 +145,10 @@ def test_without_a_language_model_the_answer_says_so_and_is_otherwise_whole(clie
     assert all(item["explanation"] is None for item in answer["items"])
 
 
-def test_similar_items_for_ids_with_any_letters(client: httpx.Client, odd_item: str) -> None:
-    answer = get_as_it_is(client, f"/v1/items/{quote(odd_item, safe='')}/similar?count=4")
+def test_similar_items_for_ids_with_any_letters(
+    client: httpx.Client, odd_item: str, get_as_it_is: Callable[[str, str], dict[str, Any]]
+) -> None:
+    answer = get_as_it_is(str(client.base_url), f"/v1/items/{quote(odd_item, safe='')}/similar?count=4")
     assert answer["item_id"] == odd_item
     ids = [item["item_id"] for item in answer["items"]]
     assert len(set(ids)) == 4

@@ -1,0 +1,42 @@
+"""Serve the champion of a data set over HTTP until Ctrl-C."""
+
+import argparse
+import threading
+from pathlib import Path
+
+from cluster.job import run_job
+from cluster.settings import Settings
+
+EXAMPLE = """\
+serving data set {dataset} at {url} — documentation at {url}/docs — stop with Ctrl-C
+try: curl -s {url}/v1/recommend -H 'Content-Type: application/json' -d '{{"user_id": "{user}", "count": 5}}'
+"""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.serve_models", description=__doc__)
+    parser.add_argument("--dataset", required=True, help="name of a data set that has a champion")
+    parser.add_argument("--config", type=Path, help="TOML file with the arguments of serve.app.build")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Start the endpoint, say where it is, and wait."""
+    asked, settings = parse(arguments), Settings()
+
+    from cluster.session import connect
+    from data.dataset import open_dataset
+    from serve.config import read_config
+    from serve.session import require_servable, running
+
+    config = read_config(asked.dataset, asked.config)
+    require_servable(settings, config)
+    user = open_dataset(settings.home, asked.dataset).events()["user_id"][-1]
+    with connect(settings) as _, running(settings, config) as url:
+        print(EXAMPLE.format(dataset=asked.dataset, url=url, user=user), flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,227 @@
+"""The application on a real Ray Serve, from a real registry: two gateways, a remote language model, real HTTP."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import psutil
+import pytest
+import ray
+
+from cluster.errors import TowerlineError
+from cluster.session import RaySession
+from cluster.settings import Settings
+from data.dataset import Dataset
+from data.features import feature_fingerprints
+from serve.config import AppConfig, Replicas
+from serve.decisions import read_decisions
+from serve.loading import online_store
+from serve.session import require_servable, running
+from train.models.ranking import RankingModel
+from train.models.retrieval import RetrievalModel
+from train.registry import ModelCard, promote, register_ranking, register_retrieval
+from train.tracking import TrackingTarget, start_run
+
+GetAsItIs = Callable[[str, str], dict[str, Any]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def card(kind: Any, history_length: int) -> ModelCard:
+    return ModelCard(
+        kind=kind,
+        variant="variant-a",
+        dataset="shop",
+        data_version="0",
+        trained_on="nothing",
+        config={},
+        scaling={},
+        history_length=history_length,
+        feature_fingerprints=feature_fingerprints(history_length),
+        evaluation=None,
+        curve=[],
+        git_commit="0",
+        versions={},
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(shop_home: Path) -> Settings:
+    return Settings(home=shop_home, serve_port=free_port())
+
+
+@pytest.fixture(scope="module")
+def champion(
+    settings: Settings, shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: RankingModel
+) -> dict[str, str]:
+    """The models with random weights in an MLflow registry."""
+    target = TrackingTarget(tracking_uri=settings.tracking_uri, experiment="serve", run_name="random")
+    length = shop_retrieval.config.history_length
+    with start_run(target) as run:
+        versions = {
+            "two-tower": register_retrieval(run, shop_retrieval, card("two-tower", length), shop.items()),
+            "ranker": register_ranking(run, shop_ranking, card("ranker", length)),
+        }
+    promote(settings.tracking_uri, "shop", versions)
+    return versions
+
+
+@pytest.fixture(scope="module")
+def config() -> AppConfig:
+    return AppConfig(dataset="shop", gateway_replicas=Replicas(min=2, max=2, num_cpus=0.1))
+
+
+@pytest.fixture(scope="module")
+def url(
+    ray_session: RaySession,  # noqa: ARG001
+    settings: Settings,
+    config: AppConfig,
+    champion: dict[str, str],  # noqa: ARG001
+) -> Iterator[str]:
+    with running(settings, config) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def test_no_champion_is_said_before_anything_starts(settings: Settings, shop: Dataset) -> None:
+    with pytest.raises(TowerlineError, match="no champion of model 'shop-two-tower'"):
+        require_servable(settings, AppConfig(dataset=shop.name))
+    with pytest.raises(TowerlineError, match="data set 'shoes' does not exist"):
+        require_servable(settings, AppConfig(dataset="shoes"))
+    assert not ray.is_initialized() or ray.serve.status().proxies == {}
+
+
+def test_a_port_in_use_is_named(settings: Settings, champion: dict[str, str], config: AppConfig) -> None:  # noqa: ARG001
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        with pytest.raises(TowerlineError, match=rf"127\.0\.0\.1:{taken}.*TOWERLINE_SERVE_PORT"):
+            require_servable(Settings(home=settings.home, serve_port=taken), config)
+
+
+def test_a_recommendation_with_explanations(client: httpx.Client, champion: dict[str, str]) -> None:
+    answer = client.post("/v1/recommend", json={"user_id": "user 3", "count": 5, "explain": True}).json()
+    assert answer["degraded"] == []
+    assert answer["models"] == champion
+    assert answer["variant"] == "variant-a"
+    assert len(answer["items"]) == 5
+    for item in answer["items"][:3]:
+        name = (item["title"] or item["item_id"]).replace("\x00", " ").replace("\n", " ")
+        assert item["explanation"].startswith(f"{name} ")
+    assert [item["explanation"] for item in answer["items"][3:]] == [None, None]
+    assert answer["timings_ms"]["explain"] > 0
+
+
+def test_everybody_else_is_served_while_an_explanation_is_being_written(client: httpx.Client) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        explained = pool.submit(client.post, "/v1/recommend", json={"user_id": "user 4", "count": 3, "explain": True})
+        served = 0
+        while not explained.done():
+            assert client.post("/v1/recommend", json={"user_id": "user 5"}).status_code == 200
+            served += not explained.done()
+    assert explained.result().json()["degraded"] == []
+    assert served >= 2
+
+
+def test_odd_item_ids_survive_the_proxy(url: str, odd_item: str, get_as_it_is: GetAsItIs) -> None:
+    assert get_as_it_is(url, f"/v1/items/{quote(odd_item, safe='')}/similar?count=2")["item_id"] == odd_item
+
+
+@pytest.mark.parametrize(
+    ("status", "request_"),
+    [
+        (
+            400,
+            {
+                "method": "POST",
+                "url": "/v1/recommend",
+                "content": b"{",
+                "headers": {"content-type": "application/json"},
+            },
+        ),
+        (404, {"method": "GET", "url": "/v1/items/none/similar"}),
+        (404, {"method": "GET", "url": "/nowhere"}),
+        (405, {"method": "GET", "url": "/v1/recommend"}),
+        (413, {"method": "POST", "url": "/v1/feedback", "content": b" " * (3 * 2**20)}),
+        (422, {"method": "POST", "url": "/v1/recommend", "json": {"user_id": "u", "count": 0}}),
+    ],
+)
+def test_errors_are_problems_behind_the_proxy_too(client: httpx.Client, status: int, request_: dict[str, Any]) -> None:
+    response = client.request(**request_)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["status"] == status
+
+
+def test_the_openapi_document_and_its_page_are_served(client: httpx.Client) -> None:
+    assert "/v1/recommend" in client.get("/openapi.json").json()["paths"]
+    assert "swagger-ui" in client.get("/docs").text
+
+
+def test_feedback_survives_the_kill_of_the_gateways_and_so_do_all_older_decisions(
+    client: httpx.Client, settings: Settings
+) -> None:
+    """Both gateways write decisions; after kill -9 everything older than a second is there, and service comes back."""
+    asked: dict[str, float] = {}
+    for number in range(60):
+        answer = client.post("/v1/recommend", json={"user_id": f"user {number % 12}", "count": 2}).json()
+        asked[answer["decision_id"]] = time.time()
+    stored = client.post("/v1/feedback", json={"events": [{"user_id": "durable", "item_id": "item-7", "value": 2}]})
+    replicas, gateways = _replicas(client), _gateways()
+    assert len(replicas) == len(gateways) == 2
+    for gateway in gateways:
+        gateway.kill()
+    killed = time.time()
+    assert online_store(settings, "shop").user_events(["durable"])["event_id"].to_list() == stored.json()["event_ids"]
+    logged = {each.decision_id: each for each in read_decisions(settings.home / "decisions" / "shop")}
+    lost = [at for decision_id, at in asked.items() if decision_id not in logged]
+    assert all(at > killed - 1 for at in lost)
+    assert {logged[decision_id].replica for decision_id in asked if decision_id in logged} == replicas
+    assert _recovers(client, before=replicas)
+    answer = client.post("/v1/recommend", json={"user_id": "durable"}).json()
+    assert answer["known_user"] is True
+    assert "item-7" not in [item["item_id"] for item in answer["items"]]
+
+
+def _gateways() -> list[psutil.Process]:
+    """The processes of the gateway's replicas, below this one."""
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if "ServeReplica:towerline:Gateway" in " ".join(process.cmdline())]
+
+
+def _replicas(client: httpx.Client) -> set[str]:
+    """The replicas that answer, found by asking many times."""
+    return {client.get("/healthz").json()["replica"] for _ in range(60)}
+
+
+def _recovers(client: httpx.Client, before: set[str]) -> bool:
+    for _ in range(300):
+        try:
+            response = client.get("/healthz", timeout=5)
+            if response.status_code == 200 and response.json()["replica"] not in before:
+                return True
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    return False
+
+
+def test_an_endpoint_that_runs_is_not_started_twice(url: str, settings: Settings, config: AppConfig) -> None:  # noqa: ARG001
+    with pytest.raises(TowerlineError, match="already runs"), running(settings, config):
+        pass
