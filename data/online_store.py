@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS items (
 CREATE TABLE IF NOT EXISTS published (only INTEGER PRIMARY KEY CHECK (only = 0), name TEXT, data_version TEXT);
 """
 
-_INSERT_EVENT = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING"
 _ADD_TO_ITEM = """
 INSERT INTO items VALUES (?, 1, ?, ?) ON CONFLICT (item_id) DO UPDATE SET item_event_count = item_event_count + 1,
     item_sum_value = item_sum_value + excluded.item_sum_value,

@@ -1,0 +1,187 @@
+"""The job as a person runs it: what it accepts, what it quarantines, what it refuses, and what is left on the disk."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from data.dataset import open_dataset
+
+MAPPED = ["--columns", "user_id=uid", "item_id=product", "event_time=ts", "value=stars"]
+GOOD = "".join(f"{user},{item},{1_700_000_000 + n},4\n" for user in ("a b", "Ж/'\"") for n, item in enumerate("xyz"))
+CSV = "uid,product,ts,stars\n" + GOOD.replace("Ж/'\"", '"Ж/\'"""')
+
+
+def run(home: Path, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TOWERLINE_HOME": str(home), "COLUMNS": "120"}
+    command = [sys.executable, "-m", "jobs.ingest_events", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def write(path: Path, content: str | bytes = CSV) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_parquet(path: Path, **changes: object) -> Path:
+    table = {"user_id": ["a", "b"] * 4, "item_id": ["x"] * 8, "event_time": [1_700_000_000 + n for n in range(8)]}
+    pl.DataFrame({**table, **changes}).write_parquet(path)
+    return path
+
+
+def is_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stdout == ""
+
+
+def test_a_persons_own_files(tmp_path: Path) -> None:
+    items = write(tmp_path / "items.csv", "product,name,kind,price\nx,The X,a|b,1.5\nunseen,Unseen,c,2\n")
+    users = write(tmp_path / "users.csv", "uid,plan\na b,free\n")
+    bad = "a b,x,1700000000,4\na b,y,99999999999,4\na b,z,1700000009,nan\n,x,1700000000,4\nlonely,x,1700000000,1\nx\n"
+    done = run(
+        tmp_path / "home", "--dataset", "shop", "--events", write(tmp_path / "e.csv", CSV + bad), *MAPPED,
+        "--time-unit", "s", "--event-type", "stars", "--items", items, "--item-title", "name",
+        "--item-attributes", "kind,price", "--users", users, "--user-attributes", "plan",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    dataset = open_dataset(tmp_path / "home", "shop")
+    assert dataset.events()["user_id"].unique().sort().to_list() == ["a b", "lonely", "Ж/'\""]
+    assert dataset.events()["event_type"].unique().to_list() == ["stars"]
+    assert dataset.items().row(0) == ("x", "The X", ["kind=a", "kind=b", "price=1.5"])
+    assert dataset.users().rows() == [("a b", ["plan=free"])]
+    for line in (
+        "rows read      12",
+        "events         7",
+        "users / items  3 / 4",
+        "from           2023-11-14 22:13:20 UTC",
+        "quarantined    5",
+        "1 events: duplicate event: the same row was there before",
+        "1 events: event_time is in the future",
+        "1 events: value is NaN",
+        "1 events: user_id is empty",
+        "1 events: wrong number of fields: 1 instead of 4",
+        f"written to {dataset.path}",
+    ):
+        assert line in done.stdout
+    assert dataset.quarantine()["line"].to_list() == [8, 9, 10, 11, 13]
+
+
+def test_movielens_needs_no_files(tmp_path: Path) -> None:
+    done = run(tmp_path, "--dataset", "movielens-100k")
+    assert done.returncode == 0, done.stderr
+    assert "users / items  943 / 1,682" in done.stdout
+    assert "quarantined    0" in done.stdout
+    assert open_dataset(tmp_path, "movielens-100k").manifest.events == 100_000
+
+
+def truncated(folder: Path) -> Path:
+    path = write_parquet(folder / "cut.parquet")
+    return write(path, path.read_bytes()[:-20])
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
+    "a missing file": (lambda folder: folder / "gone.csv", MAPPED, "gone.csv does not exist; pass a file .parquet"),
+    "a truncated file": (truncated, [], "cut.parquet is no Parquet file, truncated or corrupt"),
+    "a wrong type": (
+        lambda folder: write_parquet(folder / "t.parquet", event_time=[True] * 8),
+        [],
+        "column 'event_time' (event_time) is Boolean, expected timestamp[us, UTC]; convert it",
+    ),
+    "numbers without a unit": (
+        lambda folder: write_parquet(folder / "n.parquet"),
+        [],
+        "holds numbers (the first is 1700000000), expected timestamps; say what the numbers count with --time-unit",
+    ),
+    "a missing column": (
+        lambda folder: write(folder / "e.csv"),
+        [],
+        "has no column 'user_id'; it has 'uid', 'product', 'ts', 'stars'. Name yours: --columns user_id=YOUR_COLUMN",
+    ),
+    "an empty file": (lambda folder: write(folder / "e.csv", ""), MAPPED, "is empty: it has no header and no rows"),
+    "no rows": (lambda folder: write(folder / "e.csv", "uid,product,ts,stars\n"), MAPPED, "is empty: it has no rows"),
+    "only bad rows": (
+        lambda folder: write(folder / "e.csv", "uid,product,ts,stars\na,x,1700000000,nan\n"),
+        [*MAPPED, "--time-unit", "s"],
+        "none of its 1 rows is an event; 1 of them: value is NaN (line 2:",
+    ),
+    "too few users": (
+        lambda folder: write(folder / "e.csv", "uid,product,ts,stars\n" + GOOD.splitlines()[0] + "\n"),
+        [*MAPPED, "--time-unit", "s"],
+        "the leave-one-out split needs at least 2 users with 3 or more events each, this data set has 0 (of 1 users)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_refused_with_one_clear_line_and_nothing_written(mistake: str, tmp_path: Path) -> None:
+    make, options, message = MISTAKES[mistake]
+    home = tmp_path / "home"
+    is_refused(run(home, "--dataset", "mine", "--events", make(tmp_path), *options), message)
+    assert not home.exists()
+
+
+def test_without_events_it_says_which_data_set_needs_none(tmp_path: Path) -> None:
+    is_refused(run(tmp_path / "home", "--dataset", "mine"), "--events is missing: data set 'mine' needs a file")
+    is_refused(run(Path("relative"), "--dataset", "mine"), "TOWERLINE_HOME")
+
+
+def many(folder: Path) -> Path:
+    rows = "".join(f"u{n % 50},i{n * 7919 % 10_007},{1_600_000_000 + n * n},{n % 5}\n" for n in range(20_000))
+    return write(folder / "many.csv", "uid,product,ts,stars\n" + rows)
+
+
+def test_a_file_over_the_limit_for_files_leaves_the_old_version(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE: the one quota that needs no root."""
+    home, small = tmp_path / "home", write(tmp_path / "e.csv")
+    assert run(home, "--dataset", "mine", "--events", small, *MAPPED, "--time-unit", "s").returncode == 0
+    before = sorted(home.rglob("*"))
+    arguments = ["--dataset", "mine", "--events", many(tmp_path), *MAPPED, "--time-unit", "s"]
+    limit = 100_000
+    done = run(home, *arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    is_refused(
+        done, "the file would be larger than the limit for files (ulimit -f); raise the limit; nothing was written"
+    )
+    assert sorted(home.rglob("*")) == before
+    assert open_dataset(home, "mine").manifest.events == 6
+    assert run(home, *arguments).returncode == 0
+
+
+@pytest.mark.cluster
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A tmpfs of 200 KiB, in a mount namespace of its own."""
+    disk, events, small = tmp_path / "disk", many(tmp_path), write(tmp_path / "e.csv")
+    disk.mkdir()
+    job = f"{sys.executable} -m jobs.ingest_events --dataset mine {' '.join(MAPPED)} --time-unit s --events"
+    script = f"""
+        mount -t tmpfs -o size=200k tmpfs {disk} || exit 99
+        {job} {small} >/dev/null || exit 98
+        find {disk} | sort >{tmp_path}/before
+        {job} {events}; echo "status $?"
+        find {disk} | sort >{tmp_path}/after
+        df --output=pcent {disk} | tail -1
+    """
+    unshare = shutil.which("unshare") or "unshare"
+    environment = {**os.environ, "TOWERLINE_HOME": str(disk / "home")}
+    done = subprocess.run(
+        [unshare, "--map-root-user", "--mount", "sh", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("status 2\n")
+    assert "the disk is full (no space left on device); free some space or set TOWERLINE_HOME" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
+    assert len((tmp_path / "after").read_text().splitlines()) > 5
