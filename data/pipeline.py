@@ -129,7 +129,8 @@ def build_examples(
     Needs a Ray session. Raises TowerlineError when the split has too few users.
     """
     started = time.monotonic()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What goes wrong is raised here; Ray Data would print it as well, with a traceback.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     buckets = buckets or max(4, -(-dataset.manifest.events // EVENTS_PER_BUCKET))
     events = _read(dataset, buckets)
     held_out = _held_out(events)
