@@ -57,7 +57,7 @@ def read_checkpoint(folder: Path) -> TrainingState:
     optimizer_file = folder / OPTIMIZER_FILE
     try:
         optimizer: dict[str, Any] = torch.load(optimizer_file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
         raise _unreadable(optimizer_file, error) from error
     best_model = model if best_epoch == epoch else _read_weights(folder / BEST_MODEL_FILE)
     return TrainingState(epoch, model, optimizer, best_epoch, best_model, history)

@@ -24,12 +24,14 @@ from train.communicator import Communicator
 class TrainingTask(Protocol):
     """What is trained, on what, and how it is judged."""
 
-    model: nn.Module
-    """Called with a batch it returns the scalar loss of this rank: (sum over this rank's examples) * size /
-    (examples in the global batch). Every parameter that requires a gradient takes part in every loss."""
+    @property
+    def model(self) -> nn.Module:
+        """Called with a batch it returns the scalar loss of this rank: (sum over this rank's examples) * size /
+        (examples in the global batch). Every parameter that requires a gradient takes part in every loss."""
 
-    examples_per_epoch: int
-    """Examples that all ranks together see in an epoch; what samples per second are counted from."""
+    @property
+    def examples_per_epoch(self) -> int:
+        """Examples that all ranks together see in an epoch; what samples per second are counted from."""
 
     def optimizer(self) -> Optimizer:
         """A new optimizer of `model`'s parameters; called once, when the model is on its device."""
@@ -160,8 +162,9 @@ def _load(resume: TrainingState, model: nn.Module, optimizer: Optimizer) -> None
         model.load_state_dict(resume.model)
         optimizer.load_state_dict(copy.deepcopy(resume.optimizer))
     except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise TowerlineError(
-            f"the checkpoint of epoch {resume.epoch} is of another model ({error}); "
+            f"the checkpoint of epoch {resume.epoch} is of another model ({reason}); "
             "train under another run name, or delete that run's folder"
         ) from error
 

@@ -13,6 +13,7 @@ import ray
 import ray.train
 import torch
 from ray.train.backend import BackendConfig
+from ray.train.v2._internal.execution import context
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -81,6 +82,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     """On every worker. The ranks meet before they build their tasks, which may take them unequal time."""
     work: Work = ray.cloudpickle.loads(config["work"])
     torch.set_num_threads(max(1, int(work.scaling.cpus_per_worker)))
+    context.logger.setLevel(logging.WARNING)  # Its name is a path, so `LoggingConfig` does not reach it.
     communicator = _communicator(work.scaling)
     try:
         latest = ray.train.get_checkpoint()
@@ -125,7 +127,7 @@ def _communicator(scaling: "Scaling") -> Communicator:
 
 def _backend_config(scaling: "Scaling") -> BackendConfig:
     if scaling.backend == "horovod":
-        return HorovodConfig(timeout_s=scaling.timeout_s)
+        return HorovodConfig(timeout_s=scaling.timeout_s, interface=scaling.interface)
     import ray.train.torch
 
     return ray.train.torch.TorchConfig(timeout_s=scaling.timeout_s)

@@ -54,6 +54,9 @@ class Scaling(BaseModel):
     timeout_s: PositiveInt = 60
     """Seconds for the workers to meet, and after which a silent one counts as lost."""
 
+    interface: str | None = None
+    """Network interface between the workers, for Horovod; none: the one that holds the node's Ray address."""
+
     wait_for_nodes: bool = False
     """The cluster adds nodes on demand: wait for them, instead of refusing what does not fit now."""
 

@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.errors import TowerlineError
+from tests.train.toy_task import EXAMPLES, ToyConfig, ToyTask
+from train.checkpoint import read_checkpoint, write_checkpoint
+from train.communicator import SingleProcess
+from train.loop import EpochResult, FitConfig, TrainingState, fit
+
+ERROR = FitConfig(epochs=6, metric="error", mode="min")
+
+
+def _assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    torch.testing.assert_close(dict(first), dict(second), rtol=0, atol=0)
+
+
+def test_training_learns_and_reports_each_epoch() -> None:
+    seen: list[EpochResult] = []
+    result = fit(ToyTask(ToyConfig()), SingleProcess(), ERROR, lambda epoch, _: seen.append(epoch))
+    assert [epoch.epoch for epoch in seen] == list(range(6))
+    assert result.history == seen
+    assert seen[-1].metrics["error"] < 0.5 * seen[0].metrics["error"]
+    assert seen[0].samples_per_s == pytest.approx(EXAMPLES / seen[0].seconds)
+
+
+def test_best_epoch_is_kept_and_patience_ends_training() -> None:
+    task = ToyTask(ToyConfig())
+    errors = iter([5.0, 3.0, 4.0, 3.0, 9.0])
+    weights: list[torch.Tensor] = []
+
+    def validate() -> dict[str, float]:
+        weights.append(task.model.out.weight.detach().clone())
+        return {"error": next(errors)}
+
+    task.validate = validate  # type: ignore[method-assign]
+    result = fit(task, SingleProcess(), FitConfig(epochs=20, metric="error", mode="min", patience=2))
+    assert result.best_epoch == 1
+    assert len(result.history) == 4
+    torch.testing.assert_close(result.weights["out.weight"], weights[1], rtol=0, atol=0)
+
+
+def test_a_metric_that_is_not_a_number_is_never_the_best() -> None:
+    task = ToyTask(ToyConfig())
+    errors = iter([float("nan"), 2.0, float("nan"), 3.0])
+    task.validate = lambda: {"error": next(errors)}  # type: ignore[method-assign]
+    assert fit(task, SingleProcess(), FitConfig(epochs=4, metric="error", mode="min")).best_epoch == 1
+
+
+def test_without_a_metric_the_last_epoch_is_the_result() -> None:
+    task = ToyTask(ToyConfig())
+    result = fit(task, SingleProcess(), FitConfig(epochs=3, metric=None))
+    assert result.best_epoch == 2
+    assert all(epoch.metrics == {} for epoch in result.history)
+    _assert_equal(result.weights, task.model.state_dict())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_resumed_training_is_the_same_training(tmp_path: Path, dropout: float) -> None:
+    def keep(epoch: EpochResult, state: TrainingState) -> None:
+        if epoch.epoch == 2:
+            write_checkpoint(state, tmp_path / "checkpoint")
+
+    config = ToyConfig(dropout=dropout)
+    whole = fit(ToyTask(config), SingleProcess(), ERROR, keep)
+    torch.manual_seed(12345)
+    resumed = fit(ToyTask(config), SingleProcess(), ERROR, resume=read_checkpoint(tmp_path / "checkpoint"))
+    _assert_equal(resumed.weights, whole.weights)
+    assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in whole.history]
+
+
+def test_random_numbers_of_the_caller_are_left_alone() -> None:
+    task = ToyTask(ToyConfig(dropout=0.3))
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit(task, SingleProcess(), FitConfig(epochs=1, metric=None))
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+def test_diverged_loss_names_epoch_and_learning_rate() -> None:
+    with pytest.raises(TowerlineError, match=r"loss of epoch 1 is nan.*below 1e\+30, for example 1e\+29"):
+        fit(ToyTask(ToyConfig(learning_rate=1e30)), SingleProcess(), ERROR)
+
+
+def test_unknown_metric_names_those_there_are() -> None:
+    task = ToyTask(ToyConfig())
+    task.validate = lambda: {"recall@10": 0.1}  # type: ignore[method-assign]
+    with pytest.raises(TowerlineError, match=r"fit.metric is 'ndcg@10'.*loss, recall@10"):
+        fit(task, SingleProcess(), FitConfig(epochs=1))
+
+
+def test_parameter_without_gradient_is_named() -> None:
+    with pytest.raises(TowerlineError, match="no gradient reaches forgotten"):
+        fit(ToyTask(ToyConfig(unused_parameter=True)), SingleProcess(), ERROR)
+
+
+def test_epoch_without_batches_is_refused() -> None:
+    task = ToyTask(ToyConfig())
+    task.batches = lambda epoch, rank, size: iter([])  # type: ignore[method-assign]  # noqa: ARG005
+    with pytest.raises(TowerlineError, match="epoch 0 has no batches"):
+        fit(task, SingleProcess(), ERROR)
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    fit(ToyTask(ToyConfig()), SingleProcess(), ERROR, lambda _, state: write_checkpoint(state, tmp_path / "c"))
+    other = ToyTask(ToyConfig(unused_parameter=True))
+    with pytest.raises(TowerlineError, match=r"checkpoint of epoch 5 is of another model .*forgotten"):
+        fit(other, SingleProcess(), ERROR, resume=read_checkpoint(tmp_path / "c"))
