@@ -114,7 +114,7 @@ class RankingTask:
         return self.model.item_seen_I1.device
 
     def _validation_chunks(self) -> Iterator[RankerInputs]:
-        for rows in torch.arange(len(self._validation_inputs)).split(ROWS_AT_ONCE):
+        for rows in torch.split(torch.arange(len(self._validation_inputs)), ROWS_AT_ONCE):
             yield self._validation_inputs[rows]
 
 

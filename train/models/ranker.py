@@ -122,10 +122,11 @@ class Ranker(nn.Module):
 
     def score(self, inputs: RankerInputs) -> Tensor:
         """Logits (B, K); -inf where there is no candidate."""
-        crossed_BKW = first_BKW = self._first_layer(inputs)
+        first_BKW = self._first_layer(inputs)
+        crossed_BKW = first_BKW
         for layer in self.crosses:
             crossed_BKW = first_BKW * layer(crossed_BKW) + crossed_BKW
-        mixed_BK = self.output(torch.cat([crossed_BKW, self.deep(first_BKW)], dim=2)).squeeze(2)
+        mixed_BK: Tensor = self.output(torch.cat([crossed_BKW, self.deep(first_BKW)], dim=2)).squeeze(2)
         retrieval_BK = inputs.candidate_features_BKF[:, :, RETRIEVAL_SCORE]
         logits_BK = mixed_BK + self.score_scale * retrieval_BK
         return logits_BK.masked_fill(inputs.candidates_BK == UNKNOWN, -torch.inf)

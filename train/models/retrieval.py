@@ -75,7 +75,10 @@ class RetrievalModel:
     def item_directions_ID(self) -> npt.NDArray[np.float32]:
         """The item vectors without their bias, scaled to unit length."""
         vectors_ID = self.item_vectors_ID[:, :-1]
-        return vectors_ID / np.maximum(np.linalg.norm(vectors_ID, axis=1, keepdims=True), 1e-9)
+        unit_ID: npt.NDArray[np.float32] = vectors_ID / np.maximum(
+            np.linalg.norm(vectors_ID, axis=1, keepdims=True), np.float32(1e-9)
+        )
+        return unit_ID
 
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""

@@ -1,0 +1,72 @@
+"""What the jobs say while they work: steps, epochs, trials and the table of a comparison."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich.box
+import rich.console
+from rich.table import Table
+
+from train.evaluation import Evaluation
+from train.loop import EpochResult
+from train.workflow import gates
+from tune.search import TrialOutcome
+
+METRICS = ("recall@10", "ndcg@10", "mrr", "coverage@10")
+
+
+class Console:
+    """Lines for people, on standard output."""
+
+    def __init__(self, first_step: int = 1) -> None:
+        self._out = rich.console.Console(markup=False, highlight=False, soft_wrap=True)
+        self._step = first_step - 1
+
+    def say(self, line: str) -> None:
+        """One indented line."""
+        self._out.print(f"   {line}")
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """A numbered step; says at its end how long it took."""
+        self._step += 1
+        start = time.monotonic()
+        self._out.print(f"\n{self._step:2d} {title}", style="bold")
+        yield
+        self.say(f"{time.monotonic() - start:.1f} s")
+
+    def epoch(self, result: EpochResult) -> None:
+        """One line per epoch."""
+        metrics = "".join(f", {name} {value:.4f}" for name, value in result.metrics.items())
+        speed = f"{result.seconds:.1f} s, {result.samples_per_s:,.0f} examples/s"
+        self.say(f"epoch {result.epoch + 1}: loss {result.loss:.4f}{metrics} ({speed})")
+
+    def trial(self, number: int, outcome: TrialOutcome) -> None:
+        """One line per trial that ended."""
+        sample = ", ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in outcome.sample.items()
+        )
+        curve = " ".join(f"{value:.4f}" for value in outcome.curve)
+        self.say(f"trial {number}: {sample}: ndcg@10 {curve}")
+
+    def comparison(self, evaluation: Evaluation) -> None:
+        """The table of a comparison, its protocol, and whether it meets what is asked of it."""
+        self._out.print(comparison_table(evaluation))
+        self.say(f"protocol {evaluation.protocol_hash}, {evaluation.users:,} users: {evaluation.protocol}")
+        for gate in gates(evaluation):
+            self.say(f"{'passed' if gate.passed else 'FAILED'}: {gate.words}")
+
+
+def comparison_table(evaluation: Evaluation) -> Table:
+    """A row per model, a column per metric."""
+    table = Table("model", *METRICS, box=rich.box.SIMPLE_HEAD)
+    for model in models_of(evaluation):
+        table.add_row(model, *(f"{evaluation.figures[f'{metric}/{model}']:.4f}" for metric in METRICS))
+    return table
+
+
+def models_of(evaluation: Evaluation) -> list[str]:
+    """The models that were compared, in their order."""
+    return list(dict.fromkeys(name.partition("/")[2] for name in evaluation.figures))

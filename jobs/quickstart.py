@@ -1,0 +1,126 @@
+"""The whole path on MovieLens-100K: from raw events to answers over HTTP, with embedded defaults."""
+
+import argparse
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.errors import TowerlineError
+from cluster.job import run_job
+from cluster.settings import Settings
+
+if TYPE_CHECKING:
+    from jobs.console import Console
+    from jobs.training import TrainingConfig
+    from train.evaluation import Evaluation
+    from train.loop import EpochResult
+    from train.workflow import Workflow
+
+DATASET = "movielens-100k"
+KNOWN_USER = "1"
+NEW_USER = "somebody new"
+ITEM = "50"
+"""Star Wars."""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.quickstart", description=__doc__)
+    parser.add_argument("--config", type=Path, help="TOML, see jobs/configs/training.toml; default: the defaults")
+    return parser.parse_args(arguments)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training steps gave, for the report."""
+
+    evaluation: "Evaluation"
+    curves: "dict[str, list[EpochResult]]"
+
+
+def main(arguments: list[str]) -> None:
+    """Ten steps; the last one leaves a report. The first, set-up, is `make install`."""
+    asked, settings = parse(arguments), Settings()
+
+    from cluster.reports import ReportClock, write_atomically
+    from cluster.session import connect
+    from jobs.console import Console
+    from jobs.report_page import report_page
+    from jobs.tour import tour
+    from jobs.training import open_workflow, read_training_config, report_of
+    from serve.config import AppConfig
+    from serve.profile import require_free_port
+    from serve.session import running
+
+    clock, console = ReportClock("quickstart"), Console(first_step=2)
+    config = read_training_config(asked.config)
+    require_free_port(settings)
+    with console.step("Data: MovieLens-100K, validated"):
+        ingest(settings)
+    with connect(settings):
+        with console.step("Features with Ray Data"):
+            workflow = open_workflow(settings, DATASET, config.scaling, console)
+            console.say(f"{workflow.examples.height:,} examples in {workflow.examples_folder}")
+        trained = train(workflow, config, console)
+        with ExitStack() as endpoint:
+            with console.step("Serving: gateway, features, retrieval, filter, ranking, explanation on Ray Serve"):
+                url = endpoint.enter_context(running(settings, AppConfig(dataset=DATASET)))
+                console.say(f"{url}/docs")
+            with console.step("Requests over HTTP"):
+                answers = tour(url, KNOWN_USER, NEW_USER, ITEM, console.say)
+    report = report_of(clock, workflow, config, trained.evaluation)
+    page = report.write(settings.home).with_suffix(".html")
+    write_atomically(page, report_page(report, trained.evaluation, trained.curves, answers))
+    console.say(f"\nreport: {page} (and .json), {report.seconds:.0f} s in all; `make serve` keeps the endpoint up")
+    require_passed(trained.evaluation)
+
+
+def ingest(settings: Settings) -> None:
+    """Read, validate and write the films, their users and ratings."""
+    from cluster.assets import MOVIELENS_100K, fetch
+    from data.ingestion import ingest_movielens
+    from data.summary import print_ingested
+
+    print_ingested(ingest_movielens(settings.home, fetch(MOVIELENS_100K), datetime.now(UTC)))
+
+
+def train(workflow: "Workflow", config: "TrainingConfig", console: "Console") -> Trained:
+    """Search, train both models, compare them with the baselines, and register the pair as champion."""
+    from jobs.training import search
+
+    with console.step("Search with Ray Tune, Optuna's TPE and ASHA"):
+        retrieval_config = search(workflow, config, console).config
+    with console.step("Retrieval training: the two-tower on Ray Train with Horovod"):
+        retrieval = workflow.train_retrieval(retrieval_config)
+    epochs = retrieval.best_epoch + 1
+    with console.step("Ranking training, forward in time: retrieval before T1, the ranker after T1, then a refit"):
+        console.say("retrieval on the events before T1, to find the ranker's candidates")
+        past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
+        console.say("the ranker on the events after T1")
+        ranking = workflow.train_ranking(config.ranking, past.model, retrieval.model)
+        console.say("retrieval on everything, to serve")
+        refitted = workflow.refit_retrieval(retrieval_config, epochs)
+    with console.step("Evaluation"):
+        evaluation = workflow.compare(retrieval.model, ranking, config.ranking.num_candidates)
+        console.comparison(evaluation)
+    with console.step("Registry: both models in MLflow, alias champion"):
+        versions = workflow.register_champion(refitted, retrieval_config, ranking, config.ranking, evaluation)
+        for kind, version in versions.items():
+            console.say(f"{DATASET}-{kind} version {version}")
+    workflow.forget()
+    return Trained(evaluation, {"two-tower": retrieval.history, "ranker": ranking.history})
+
+
+def require_passed(evaluation: "Evaluation") -> None:
+    """Raise TowerlineError, with the numbers, if the models are not as good as the demo promises."""
+    from train.workflow import gates
+
+    failed = [gate.words for gate in gates(evaluation) if not gate.passed]
+    if failed:
+        raise TowerlineError("; ".join(failed))
+
+
+if __name__ == "__main__":
+    run_job(main)

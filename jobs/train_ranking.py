@@ -1,0 +1,45 @@
+"""Train a ranker for the challenger two-tower, refit the two-tower on everything, and make the pair the champion."""
+
+import argparse
+from pathlib import Path
+
+from cluster.job import run_job
+from cluster.settings import Settings
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.train_ranking", description=__doc__)
+    parser.add_argument("--dataset", required=True, help="name of a data set that train_retrieval has run on")
+    parser.add_argument("--config", type=Path, help="TOML; default: the defaults")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Train, compare, refit, register, report."""
+    asked, settings = parse(arguments), Settings()
+
+    from cluster.reports import ReportClock
+    from cluster.session import connect
+    from jobs.console import Console
+    from jobs.training import found_config, open_workflow, read_training_config, report_of
+
+    clock, console = ReportClock("train_ranking"), Console()
+    config = read_training_config(asked.config or found_config(settings, asked.dataset))
+    with connect(settings):
+        workflow = open_workflow(settings, asked.dataset, config.scaling, console)
+        retrieval, retrieval_config, epochs = workflow.load_challenger()
+        past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
+        ranking = workflow.train_ranking(config.ranking, past.model, retrieval)
+        evaluation = workflow.compare(retrieval, ranking, config.ranking.num_candidates)
+        refitted = workflow.refit_retrieval(retrieval_config, epochs)
+        versions = workflow.register_champion(refitted, retrieval_config, ranking, config.ranking, evaluation)
+    workflow.forget()
+    console.comparison(evaluation)
+    for kind, version in versions.items():
+        console.say(f"registered {asked.dataset}-{kind} version {version}, alias champion")
+    console.say(f"report: {report_of(clock, workflow, config, evaluation).write(settings.home)}")
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,104 @@
+"""What the training jobs share: their configuration, the workflow on a data set, and their report."""
+
+import tomllib
+from pathlib import Path
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict
+
+from cluster.errors import TowerlineError
+from cluster.reports import Report, ReportClock, write_atomically
+from cluster.settings import Settings
+from data.dataset import open_dataset
+from data.pipeline import ensure_examples
+from jobs.console import Console
+from train.evaluation import Evaluation
+from train.ranking import RankingConfig
+from train.retrieval import RetrievalConfig
+from train.trainer import Scaling, delete_run
+from train.workflow import Workflow
+from tune.search import SearchConfig, SearchOutcome, search_retrieval
+
+
+class TrainingConfig(BaseModel):
+    """Everything that decides what the training jobs give, the data aside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retrieval: RetrievalConfig = RetrievalConfig()
+    """The two-tower."""
+    ranking: RankingConfig = RankingConfig()
+    """The ranker."""
+    search: SearchConfig = SearchConfig()
+    """The hyperparameter search."""
+    scaling: Scaling = Scaling()
+    """Workers and what connects them."""
+
+
+def read_training_config(path: Path | None) -> TrainingConfig:
+    """The configuration in a TOML file that may leave out anything; without a file, the defaults.
+
+    Raises:
+        TowerlineError: the file is not there or is not TOML.
+        pydantic.ValidationError: it holds an unknown key or a value out of range.
+    """
+    if path is None:
+        return TrainingConfig()
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TowerlineError(f"{path}: {error}; see jobs/configs/training.toml for an example") from error
+    return TrainingConfig.model_validate(values)
+
+
+def found_config(settings: Settings, dataset: str) -> Path | None:
+    """What the last search on a data set found, if there was one."""
+    path = _found_config_path(settings, dataset)
+    return path if path.exists() else None
+
+
+def write_found_config(settings: Settings, dataset: str, config: TrainingConfig) -> Path:
+    """Keep a configuration for the trainings that follow on this data set."""
+    path = _found_config_path(settings, dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, tomlkit.dumps(config.model_dump(mode="json", exclude_none=True)))
+    return path
+
+
+def open_workflow(settings: Settings, dataset_name: str, scaling: Scaling, console: Console) -> Workflow:
+    """The workflow on a data set, whose examples are built if they are not there. Needs a Ray session.
+
+    Raises:
+        TowerlineError: there is no such data set.
+    """
+    dataset = open_dataset(settings.home, dataset_name)
+    examples = ensure_examples(settings.home, dataset)
+    return Workflow(settings, dataset, examples, scaling, progress=console.epoch)
+
+
+def search(workflow: Workflow, config: TrainingConfig, console: Console) -> SearchOutcome:
+    """Search from `config.retrieval`; every search is a new one."""
+    name = f"{workflow.dataset.name}-search"
+    delete_run(name, workflow.storage)
+    return search_retrieval(
+        workflow.retrieval_task(config.retrieval),
+        config.search,
+        name=name,
+        storage=workflow.storage,
+        tracking=workflow.tracking("search"),
+        progress=console.trial,
+    )
+
+
+def report_of(clock: ReportClock, workflow: Workflow, config: TrainingConfig, evaluation: Evaluation) -> Report:
+    """The report of a training that ends now."""
+    return clock.finish(
+        config=config.model_dump(mode="json"),
+        protocol=evaluation.protocol,
+        data_version=workflow.dataset.manifest.data_version,
+        figures=evaluation.figures,
+    )
+
+
+def _found_config_path(settings: Settings, dataset: str) -> Path:
+    return settings.home / "configs" / f"{dataset}.toml"

@@ -1,0 +1,265 @@
+"""The order in which the pair that serves is made, on one data set.
+
+1. retrieval on the train split: what is compared and what tunes the ranker;
+2. retrieval on the train split's events before T1, with the same configuration: it finds the ranker's candidates;
+3. the ranker on the train split's events after T1;
+4. the comparison on the test events, by one protocol;
+5. retrieval on all events, for as many epochs as were best before: what serves.
+
+Every training has a name made from all that decides its outcome. One that was interrupted goes on where it was;
+`Workflow.forget` clears the way for a new one.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cluster.provenance import git_commit, versions
+from cluster.settings import Settings
+from data.dataset import Dataset
+from data.pipeline import read_examples, read_feature_manifest
+from data.schema import SPLIT
+from data.splits import TEST, TRAIN, VALIDATION
+from train.candidates import ItemFeatures
+from train.evaluation import Evaluation, RankedRecommender, Recommender, TwoTowerRecommender, evaluate
+from train.loop import EpochResult, FitConfig
+from train.models.baselines import ItemItem, Popularity
+from train.models.retrieval import RetrievalModel
+from train.ranking import RankingConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
+from train.registry import (
+    CHALLENGER,
+    Kind,
+    ModelCard,
+    curve_of,
+    load_challenger,
+    promote,
+    register_ranking,
+    register_retrieval,
+)
+from train.retrieval import (
+    RetrievalConfig,
+    RetrievalTaskConfig,
+    TrainedRetrieval,
+    TrainingRows,
+    retrieval_task,
+    train_retrieval,
+)
+from train.tracking import TrackingTarget, start_run
+from train.trainer import Scaling, delete_run
+
+TRAIN_SPLIT = TrainingRows()
+ALL_EVENTS = TrainingRows(splits=(TRAIN, VALIDATION, TEST))
+GATE_OVER_POPULARITY = 1.6
+"""The two-tower must reach this multiple of popularity's NDCG@10."""
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One data set, its examples, and where trainings run and are recorded."""
+
+    settings: Settings
+    dataset: Dataset
+    examples_folder: Path
+    """What `data.pipeline.ensure_examples` gave."""
+    scaling: Scaling
+    progress: Callable[[EpochResult], None] | None = None
+    """Called after each epoch."""
+    _names: set[str] = field(default_factory=set)
+
+    @cached_property
+    def examples(self) -> pl.DataFrame:
+        """One row per event."""
+        return read_examples(self.examples_folder)
+
+    def retrieval_task(self, config: RetrievalConfig, rows: TrainingRows = TRAIN_SPLIT) -> RetrievalTaskConfig:
+        """What to train for a two-tower on these rows."""
+        return retrieval_task(self.dataset, self.examples_folder, config, rows)
+
+    def train_retrieval(self, config: RetrievalConfig) -> TrainedRetrieval:
+        """Step 1: on the train split, the best epoch by the validation events."""
+        return self._fit_retrieval("retrieval", config, TRAIN_SPLIT)
+
+    def train_past_retrieval(self, config: RetrievalConfig, epochs: int, past_share: float) -> TrainedRetrieval:
+        """Step 2: on the train split before T1."""
+        rows = TrainingRows(before=moment_t1(self.examples, past_share))
+        return self._fit_retrieval("retrieval-before-t1", _fixed(config, epochs), rows)
+
+    def train_ranking(self, config: RankingConfig, past: RetrievalModel, retrieval: RetrievalModel) -> TrainedRanking:
+        """Step 3: on the train split after T1, the best epoch by the validation events."""
+        name = self._name("ranking", {"config": config.model_dump(mode="json"), "retrieval": _digest(retrieval)})
+        task = ranking_task(
+            self.dataset,
+            self.examples,
+            config,
+            past_retrieval=past,
+            retrieval=retrieval,
+            folder=self.storage / name / "candidates",
+        )
+        return train_ranking(
+            task,
+            self.scaling,
+            name=name,
+            storage=self.storage,
+            tracking=self.tracking("ranking"),
+            progress=self.progress,
+        )
+
+    def compare(
+        self, retrieval: RetrievalModel, ranking: TrainedRanking | None = None, num_candidates: int = 100
+    ) -> Evaluation:
+        """Step 4: the baselines, the two-tower and, if given, the two-tower with the ranker, on the test events."""
+        train_events = self.examples.filter(pl.col(SPLIT) == TRAIN)
+        vocabulary = retrieval.vocabulary
+        recommenders: dict[str, Recommender] = {
+            "popularity": Popularity(train_events, vocabulary),
+            "item_item": ItemItem(train_events, vocabulary),
+            "two_tower": TwoTowerRecommender(retrieval),
+        }
+        if ranking is not None:
+            items = ItemFeatures(self.dataset.events(), self.examples, vocabulary)
+            ranked = RankedRecommender(retrieval, ranking.model, items, num_candidates)
+            recommenders["two_tower_ranker"] = ranked
+        return evaluate(recommenders, self.examples, vocabulary)
+
+    def refit_retrieval(self, config: RetrievalConfig, epochs: int) -> TrainedRetrieval:
+        """Step 5: on all events."""
+        return self._fit_retrieval("retrieval-all", _fixed(config, epochs), ALL_EVENTS)
+
+    def register_challenger(self, trained: TrainedRetrieval, config: RetrievalConfig, evaluation: Evaluation) -> str:
+        """Register the two-tower of step 1 under the alias `challenger`; returns its version."""
+        card = self._card(uuid.uuid4().hex, trained, config, "train split of leave-one-out", evaluation)
+        with start_run(self.tracking("register challenger")) as run:
+            return register_retrieval(run, trained.model, card, self.dataset.items(), CHALLENGER)
+
+    def register_champion(
+        self,
+        retrieval: TrainedRetrieval,
+        retrieval_config: RetrievalConfig,
+        ranking: TrainedRanking,
+        ranking_config: RankingConfig,
+        evaluation: Evaluation,
+    ) -> dict[Kind, str]:
+        """Register the pair of steps 3 and 5 and give both the alias `champion`; returns their versions."""
+        variant = uuid.uuid4().hex
+        retrieval_card = self._card(variant, retrieval, retrieval_config, "all events", evaluation)
+        ranking_card = self._card(variant, ranking, ranking_config, "train split of leave-one-out after T1", evaluation)
+        with start_run(self.tracking("register champion")) as run:
+            run.log_metrics({name.replace("/", "."): value for name, value in evaluation.figures.items()})
+            registered: dict[Kind, str] = {
+                "two-tower": register_retrieval(run, retrieval.model, retrieval_card, self.dataset.items()),
+                "ranker": register_ranking(run, ranking.model, ranking_card),
+            }
+        promote(self.settings.tracking_uri, self.dataset.name, registered)
+        return registered
+
+    def load_challenger(self) -> tuple[RetrievalModel, RetrievalConfig, int]:
+        """The two-tower that step 1 registered, its configuration and how many epochs it took."""
+        model, card = load_challenger(self.settings.tracking_uri, self.dataset.name)
+        best = max(range(len(card.curve)), key=lambda epoch: card.curve[epoch].get("ndcg@10", 0.0))
+        return model, RetrievalConfig.model_validate(card.config), best + 1
+
+    def forget(self) -> None:
+        """Delete the checkpoints of this workflow's trainings: what they gave is in the registry."""
+        for name in self._names:
+            delete_run(name, self.storage)
+
+    @property
+    def storage(self) -> Path:
+        """Folder of the runs."""
+        return self.settings.home / "runs"
+
+    def tracking(self, run_name: str) -> TrackingTarget:
+        """Where a step is recorded."""
+        return TrackingTarget(
+            tracking_uri=self.settings.tracking_uri,
+            experiment=self.dataset.name,
+            run_name=run_name,
+            tags={"git_commit": git_commit(), "data_version": self.dataset.manifest.data_version},
+        )
+
+    def _fit_retrieval(self, step: str, config: RetrievalConfig, rows: TrainingRows) -> TrainedRetrieval:
+        name = self._name(step, {"config": config.model_dump(mode="json"), "rows": str(rows)})
+        return train_retrieval(
+            self.retrieval_task(config, rows),
+            self.scaling,
+            name=name,
+            storage=self.storage,
+            tracking=self.tracking(step),
+            progress=self.progress,
+        )
+
+    def _name(self, step: str, decisive: dict[str, Any]) -> str:
+        """A name that changes with whatever changes the outcome, so that only the same training is gone on with."""
+        decisive |= {"examples": str(self.examples_folder), "commit": git_commit()}
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
+        name = f"{self.dataset.name}-{step}-{digest}"
+        self._names.add(name)
+        return name
+
+    def _card(
+        self,
+        variant: str,
+        trained: TrainedRetrieval | TrainedRanking,
+        config: RetrievalConfig | RankingConfig,
+        trained_on: str,
+        evaluation: Evaluation,
+    ) -> ModelCard:
+        features = read_feature_manifest(self.examples_folder)
+        return ModelCard(
+            kind="two-tower" if isinstance(trained, TrainedRetrieval) else "ranker",
+            variant=variant,
+            dataset=self.dataset.name,
+            data_version=self.dataset.manifest.data_version,
+            trained_on=trained_on,
+            config=config.model_dump(mode="json"),
+            scaling=self.scaling.model_dump(mode="json"),
+            history_length=features.history_length,
+            feature_fingerprints=features.fingerprints,
+            evaluation=evaluation,
+            curve=curve_of(trained.history),
+            git_commit=git_commit(),
+            versions=versions(),
+        )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition that the figures of a comparison meet or not."""
+
+    words: str
+    passed: bool
+
+
+def gates(evaluation: Evaluation) -> list[Gate]:
+    """What must hold before a pair may serve, with the numbers."""
+    figures = evaluation.figures
+    popularity, two_tower = figures["ndcg@10/popularity"], figures["ndcg@10/two_tower"]
+    ratio = two_tower / popularity if popularity else float("inf")
+    found = [
+        Gate(
+            f"two-tower NDCG@10 {two_tower:.4f} is {ratio:.2f} x popularity's {popularity:.4f}; "
+            f"at least {GATE_OVER_POPULARITY} x is asked for",
+            ratio >= GATE_OVER_POPULARITY,
+        )
+    ]
+    if "ndcg@10/two_tower_ranker" in figures:
+        ranked = figures["ndcg@10/two_tower_ranker"]
+        words = f"two-tower + ranker NDCG@10 {ranked:.4f} must not fall below the two-tower's {two_tower:.4f}"
+        found.append(Gate(words, ranked >= two_tower))
+    return found
+
+
+def _fixed(config: RetrievalConfig, epochs: int) -> RetrievalConfig:
+    """The same training for a fixed number of epochs: there is nothing held out to choose by."""
+    return config.model_copy(update={"fit": FitConfig(epochs=epochs, metric=None, seed=config.fit.seed)})
+
+
+def _digest(model: RetrievalModel) -> str:
+    return hashlib.sha256(model.item_vectors_ID.tobytes()).hexdigest()[:10]

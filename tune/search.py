@@ -1,0 +1,180 @@
+"""Hyperparameter search for the two-tower: Ray Tune, Optuna's TPE sampler, ASHA to stop what does not pay."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray.tune
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search.optuna import OptunaSearch
+
+from cluster.errors import TowerlineError
+from train.communicator import SingleProcess
+from train.loop import EpochResult, FitConfig, TrainingState, fit
+from train.retrieval import RetrievalConfig, RetrievalTask, RetrievalTaskConfig
+from train.tracking import TrackedRun, TrackingTarget, start_run
+from tune.space import RetrievalSpace, apply, sample_of
+
+logger = logging.getLogger(__name__)
+
+METRIC = "ndcg@10"
+
+
+class SearchConfig(BaseModel):
+    """How much to search."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_trials: PositiveInt = 5
+    """Trials; the first one tries the configuration as it is."""
+    max_epochs: PositiveInt = 3
+    """Epochs of a trial that ASHA lets live."""
+    concurrent_trials: PositiveInt = 2
+    """Trials at a time, one CPU each."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of the sampler."""
+    space: RetrievalSpace = RetrievalSpace()
+    """What may change."""
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """One trial."""
+
+    sample: dict[str, Any]
+    curve: list[float]
+    """NDCG@10 on the validation events after each epoch."""
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """What the search found."""
+
+    config: RetrievalConfig
+    """The best trial's."""
+    trials: list[TrialOutcome]
+    best: int
+    """Number of the best trial."""
+
+
+def search_retrieval(
+    task: RetrievalTaskConfig,
+    search: SearchConfig,
+    *,
+    name: str,
+    storage: Path,
+    tracking: TrackingTarget | None = None,
+    progress: Callable[[int, TrialOutcome], None] | None = None,
+) -> SearchOutcome:
+    """Try configurations near `task.config` and return the best by NDCG@10 on the validation events.
+
+    Each trial is a run in MLflow under one parent. Needs a Ray session.
+
+    Raises:
+        TowerlineError: every trial failed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    sampler = OptunaSearch(
+        space=search.space.distributions(),
+        metric=METRIC,
+        mode="max",
+        seed=search.seed,
+        points_to_evaluate=[sample_of(task.config)],
+    )
+    with _parent_run(tracking, search) as parent:
+        recorder = _Recorder(parent, progress)
+        ray.tune.Tuner(
+            ray.tune.with_resources(
+                ray.tune.with_parameters(_trial, task=task, max_epochs=search.max_epochs), {"cpu": 1}
+            ),
+            tune_config=ray.tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                num_samples=search.num_trials,
+                search_alg=ConcurrencyLimiter(sampler, max_concurrent=search.concurrent_trials),
+                scheduler=ASHAScheduler(max_t=search.max_epochs, grace_period=1, reduction_factor=2),
+                reuse_actors=True,
+            ),
+            run_config=ray.tune.RunConfig(name=name, storage_path=str(storage), callbacks=[recorder], verbose=0),
+        ).fit()
+    if not recorder.outcomes:
+        raise TowerlineError(f"all {search.num_trials} trials of the search failed; see {storage / name}")
+    outcomes = list(recorder.outcomes.values())
+    best = max(range(len(outcomes)), key=lambda number: max(outcomes[number].curve))
+    return SearchOutcome(apply(task.config, outcomes[best].sample), outcomes, best)
+
+
+def _trial(sample: dict[str, Any], task: RetrievalTaskConfig, max_epochs: int) -> None:
+    """Train one configuration in this process and report after each epoch."""
+
+    def report(result: EpochResult, _: TrainingState) -> None:
+        ray.tune.report({METRIC: result.metrics[METRIC], "loss": result.loss, "epoch": result.epoch})
+
+    config = apply(task.config, sample).model_copy(update={"fit": FitConfig(epochs=max_epochs, metric=METRIC)})
+    fit(RetrievalTask(replace(task, config=config)), SingleProcess(), config.fit, report)
+
+
+@contextmanager
+def _parent_run(tracking: TrackingTarget | None, search: SearchConfig) -> Iterator[TrackingTarget | None]:
+    """Where the trials' runs go: under a run of the search."""
+    if tracking is None:
+        yield None
+        return
+    with start_run(tracking, search.model_dump(mode="json")) as run:
+        yield tracking.model_copy(update={"parent_run_id": run.run_id})
+
+
+class _Recorder(ray.tune.Callback):
+    """Remembers the trials' curves and writes them to MLflow, from the process that searches."""
+
+    def __init__(self, tracking: TrackingTarget | None, progress: Callable[[int, TrialOutcome], None] | None) -> None:
+        self.outcomes: dict[str, TrialOutcome] = {}
+        self._tracking = tracking
+        self._progress = progress
+        self._runs: dict[str, tuple[TrackedRun, ExitStack]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks into the experiment's folder; that copy records nothing."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """Open the trial's run."""
+        sample = dict(trial.config)
+        self.outcomes[trial.trial_id] = TrialOutcome(sample, [])
+        if self._tracking is not None:
+            stack = ExitStack()
+            target = self._tracking.model_copy(update={"run_name": f"trial {len(self.outcomes)}"})
+            self._runs[trial.trial_id] = (stack.enter_context(start_run(target, sample)), stack)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        """Add an epoch to the curve."""
+        self.outcomes[trial.trial_id].curve.append(result[METRIC])
+        if trial.trial_id in self._runs:
+            metrics = {METRIC: result[METRIC], "loss": result["loss"]}
+            self._runs[trial.trial_id][0].log_metrics(metrics, step=result["epoch"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """Close the run of a trial that ended or was stopped."""
+        self._close(trial)
+        if self._progress is not None:
+            self._progress(list(self.outcomes).index(trial.trial_id) + 1, self.outcomes[trial.trial_id])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """Close the run of a trial that failed; it takes no part in the choice."""
+        logger.warning("trial %s failed: %s", trial.config, trial.get_error())
+        self._close(trial)
+        del self.outcomes[trial.trial_id]
+
+    def _close(self, trial: Trial) -> None:
+        if trial.trial_id in self._runs:
+            self._runs.pop(trial.trial_id)[1].close()
