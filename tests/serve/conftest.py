@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +13,10 @@ import polars as pl
 import pytest
 import torch
 
+from cluster.settings import Settings
 from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
-from data.features import with_sequence
+from data.features import feature_fingerprints, with_sequence
 from data.online_store import OnlineStore
 from serve.batch import Stage
 from serve.graph import GraphConfig, StageName
@@ -29,6 +31,8 @@ from train.models.ranker import Ranker, RankerConfig
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import TwoTower, TwoTowerConfig
+from train.registry import ModelCard, promote, register_ranking, register_retrieval
+from train.tracking import TrackingTarget, start_run
 from train.vocabulary import Vocabulary
 
 HISTORY = 8
@@ -202,3 +206,49 @@ def get_as_it_is() -> Callable[[str, str], dict[str, Any]]:
         return answer
 
     return get
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def card(kind: Any, history_length: int) -> ModelCard:
+    return ModelCard(
+        kind=kind,
+        variant="variant-a",
+        dataset="shop",
+        data_version="0",
+        trained_on="nothing",
+        config={},
+        scaling={},
+        history_length=history_length,
+        feature_fingerprints=feature_fingerprints(history_length),
+        evaluation=None,
+        curve=[],
+        git_commit="0",
+        versions={},
+    )
+
+
+@pytest.fixture(scope="session")
+def settings(shop_home: Path) -> Settings:
+    return Settings(home=shop_home, serve_port=free_port())
+
+
+@pytest.fixture(scope="session")
+def champion(
+    settings: Settings, shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: RankingModel
+) -> dict[str, str]:
+    """The models with random weights in an MLflow registry."""
+    target = TrackingTarget(tracking_uri=settings.tracking_uri, experiment="serve", run_name="random")
+    length = shop_retrieval.config.history_length
+    with start_run(target) as run:
+        versions = {
+            "two-tower": register_retrieval(run, shop_retrieval, card("two-tower", length), shop.items()),
+            "ranker": register_ranking(run, shop_ranking, card("ranker", length)),
+        }
+    promote(settings.tracking_uri, "shop", versions)
+    return versions

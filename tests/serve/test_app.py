@@ -1,5 +1,6 @@
 """The application on a real Ray Serve, from a real registry: two gateways, a remote language model, real HTTP."""
 
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,63 +18,12 @@ from cluster.errors import TowerlineError
 from cluster.session import RaySession
 from cluster.settings import Settings
 from data.dataset import Dataset
-from data.features import feature_fingerprints
 from serve.config import AppConfig, Replicas
 from serve.decisions import read_decisions
 from serve.loading import online_store
 from serve.session import require_servable, running
-from train.models.ranking import RankingModel
-from train.models.retrieval import RetrievalModel
-from train.registry import ModelCard, promote, register_ranking, register_retrieval
-from train.tracking import TrackingTarget, start_run
 
 GetAsItIs = Callable[[str, str], dict[str, Any]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def card(kind: Any, history_length: int) -> ModelCard:
-    return ModelCard(
-        kind=kind,
-        variant="variant-a",
-        dataset="shop",
-        data_version="0",
-        trained_on="nothing",
-        config={},
-        scaling={},
-        history_length=history_length,
-        feature_fingerprints=feature_fingerprints(history_length),
-        evaluation=None,
-        curve=[],
-        git_commit="0",
-        versions={},
-    )
-
-
-@pytest.fixture(scope="module")
-def settings(shop_home: Path) -> Settings:
-    return Settings(home=shop_home, serve_port=free_port())
-
-
-@pytest.fixture(scope="module")
-def champion(
-    settings: Settings, shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: RankingModel
-) -> dict[str, str]:
-    """The models with random weights in an MLflow registry."""
-    target = TrackingTarget(tracking_uri=settings.tracking_uri, experiment="serve", run_name="random")
-    length = shop_retrieval.config.history_length
-    with start_run(target) as run:
-        versions = {
-            "two-tower": register_retrieval(run, shop_retrieval, card("two-tower", length), shop.items()),
-            "ranker": register_ranking(run, shop_ranking, card("ranker", length)),
-        }
-    promote(settings.tracking_uri, "shop", versions)
-    return versions
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +48,11 @@ def client(url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_no_champion_is_said_before_anything_starts(settings: Settings, shop: Dataset) -> None:
+def test_no_champion_is_said_before_anything_starts(tmp_path: Path, shop: Dataset) -> None:
+    settings = Settings(home=tmp_path)
+    shutil.copytree(shop.path.parent, tmp_path / "datasets" / "shop", symlinks=True)
     with pytest.raises(TowerlineError, match="no champion of model 'shop-two-tower'"):
-        require_servable(settings, AppConfig(dataset=shop.name))
+        require_servable(settings, AppConfig(dataset="shop"))
     with pytest.raises(TowerlineError, match="data set 'shoes' does not exist"):
         require_servable(settings, AppConfig(dataset="shoes"))
     assert not ray.is_initialized() or ray.serve.status().proxies == {}
@@ -178,13 +130,13 @@ def test_feedback_survives_the_kill_of_the_gateways_and_so_do_all_older_decision
     client: httpx.Client, settings: Settings
 ) -> None:
     """Both gateways write decisions; after kill -9 everything older than a second is there, and service comes back."""
+    replicas, gateways = _replicas(client), _gateways()
+    assert len(replicas) == len(gateways) == 2
     asked: dict[str, float] = {}
     for number in range(60):
         answer = client.post("/v1/recommend", json={"user_id": f"user {number % 12}", "count": 2}).json()
         asked[answer["decision_id"]] = time.time()
     stored = client.post("/v1/feedback", json={"events": [{"user_id": "durable", "item_id": "item-7", "value": 2}]})
-    replicas, gateways = _replicas(client), _gateways()
-    assert len(replicas) == len(gateways) == 2
     for gateway in gateways:
         gateway.kill()
     killed = time.time()

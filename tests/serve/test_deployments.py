@@ -1,0 +1,56 @@
+"""Stages moved to deployments of their own by one line of config each: the same answers from a real Ray Serve."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+import ray.serve
+
+from cluster.session import RaySession
+from cluster.settings import Settings
+from serve.app import NAME
+from serve.batch import Batch, Call, Stage
+from serve.config import AppConfig, Replicas
+from serve.graph import RANKED, GraphConfig, StageName, run_stages
+from serve.session import running
+from serve.variant import Variant
+
+SMALL = Replicas(num_cpus=0.1)
+CALLS = [Call("d", f"user {number}", 5, ("item-2",) * (number % 2)) for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def url(
+    ray_session: RaySession,  # noqa: ARG001
+    settings: Settings,
+    champion: dict[str, str],  # noqa: ARG001
+) -> Iterator[str]:
+    """An endpoint whose retrieval and ranking are remote."""
+    config = AppConfig(
+        dataset="shop",
+        graph=GraphConfig(retrieval="remote", ranking="remote"),
+        gateway_replicas=SMALL,
+        stage_replicas=SMALL,
+        explain_replicas=SMALL,
+    )
+    with running(settings, config) as url:
+        yield url
+
+
+def test_each_remote_stage_is_a_deployment(url: str) -> None:  # noqa: ARG001
+    deployments = ray.serve.status().applications[NAME].deployments
+    assert set(deployments) == {"Gateway", "RetrievalReplica", "RankingReplica", "ExplainReplica"}
+    assert all(each.status.value == "HEALTHY" for each in deployments.values())
+
+
+def test_the_answers_are_those_of_the_stages_in_one_process(
+    url: str, shop_stages: dict[StageName, Stage], shop_variant: Variant
+) -> None:
+    expected = run_stages([(name, shop_stages[name]) for name in RANKED], Batch(tuple(CALLS), datetime.now(UTC)))
+    for row, call in enumerate(CALLS):
+        question = {"user_id": call.user_id, "count": call.count, "recent_items": call.recent_items}
+        items = httpx.post(f"{url}/v1/recommend", json=question, timeout=60).json()["items"]
+        codes = expected.codes_BK[row, : call.count]
+        assert [item["item_id"] for item in items] == [shop_variant.catalogue.item_id(code) for code in codes]
+        assert [item["score"] for item in items] == pytest.approx(expected.scores_BK[row, : call.count], abs=1e-4)
