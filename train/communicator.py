@@ -168,7 +168,7 @@ class TorchDistributedCommunicator:
                 world_size=size,
                 timeout=timedelta(seconds=timeout_s),
             )
-        except torch.distributed.DistError as error:
+        except RuntimeError as error:  # of which torch.distributed.DistError is one; Gloo raises others
             raise TowerlineError(
                 f"rank {rank} of {size} did not meet the others at {address} within {timeout_s:g} s ({error}); "
                 "check that all ranks were started and that the address can be reached from each of them"

@@ -1,0 +1,105 @@
+"""What a rank of the communicator tests does: `python -m tests.train.communicator_ranks KIND FOLDER RANK ADDRESS`."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.errors import TowerlineError
+from tests.train.toy_task import ToyConfig, ToyTask
+from train.communicator import Communicator, HorovodCommunicator, SingleProcess, TorchDistributedCommunicator
+
+STEPS = 5
+
+
+def train_steps(communicator: Communicator) -> dict[str, Any]:
+    """Gradients of the first step and weights after `STEPS`. Ranks begin with weights of their own, to be replaced."""
+    task = ToyTask(ToyConfig(init_seed=communicator.rank))
+    model, optimizer = communicator.prepare(task.model, task.optimizer())
+    gradients: dict[str, torch.Tensor] = {}
+    step = 0
+    for epoch in range(1, 10):
+        for batch in task.batches(epoch, communicator.rank, communicator.size):
+            if step == STEPS:
+                break
+            optimizer.zero_grad()
+            model(batch).backward()
+            optimizer.step()
+            if step == 0:
+                gradients = {name: _gradient(parameter) for name, parameter in task.model.named_parameters()}
+            step += 1
+    return {
+        "gradients": gradients,
+        "weights": task.model.state_dict(),
+        "optimizer": optimizer.state_dict()["state"],
+        "mean": communicator.allreduce_mean(torch.tensor([communicator.rank, 10.0], dtype=torch.float64)),
+        "broadcast": communicator.broadcast({"rank": communicator.rank}),
+    }
+
+
+def share_state(communicator: Communicator) -> dict[str, torch.Tensor]:
+    """What this rank's optimizer knows after `prepare`, when rank 0 alone had trained before."""
+    task = ToyTask(ToyConfig(init_seed=communicator.rank))
+    optimizer = task.optimizer()
+    if communicator.rank == 0:
+        task.model(next(task.batches(1, 0, 1))).backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = 0.25
+    _, prepared = communicator.prepare(task.model, optimizer)
+    state = prepared.state_dict()
+    flat = {f"{i}/{name}": value for i, values in state["state"].items() for name, value in values.items()}
+    weights = dict(task.model.state_dict())
+    return flat | weights | {"learning rate": torch.tensor(state["param_groups"][0]["lr"])}
+
+
+def lose_a_peer(communicator: Communicator) -> dict[str, Any]:
+    """How long rank 0 takes to notice that rank 1 is no more."""
+    communicator.barrier()
+    if communicator.rank == 1:
+        os._exit(0)
+    started = time.monotonic()
+    try:
+        communicator.allreduce_mean(torch.ones(1000))
+    except Exception as error:  # noqa: BLE001  each library has its own
+        return {"seconds": time.monotonic() - started, "error": str(error)}
+    return {"seconds": None}
+
+
+WORK: dict[str, Callable[[Communicator], dict[str, Any]]] = {
+    "steps": train_steps,
+    "state": share_state,
+    "lost_peer": lose_a_peer,
+}
+
+
+def main(kind: str, folder: Path, rank: int, address: str, works: list[str]) -> None:
+    """Make the communicator and leave what each work returned in `folder`."""
+    torch.set_num_threads(1)
+    try:
+        communicator: Communicator
+        if kind == "single":
+            communicator = SingleProcess()
+        elif kind == "horovod":
+            communicator = HorovodCommunicator()
+        else:
+            communicator = TorchDistributedCommunicator.meet(address, rank, 2, timeout_s=5)
+    except TowerlineError as error:
+        (folder / f"error-{rank}.txt").write_text(str(error))
+        return
+    for work in works:
+        torch.save(WORK[work](communicator), folder / f"{work}-{rank}.pt")
+    communicator.close()
+    communicator.close()
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.clone()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
