@@ -55,13 +55,18 @@ class LocalCluster(BaseModel):
     """Folder of the cluster's logs and sockets."""
 
     def is_running(self) -> bool:
-        """Whether the process is still the one that `up` started."""
+        """Whether the process that `up` started still runs."""
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < SAME_SECONDS
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+            return self.owns_pid() and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    def owns_pid(self) -> bool:
+        """Whether no other process has been given the process id since."""
+        try:
+            return bool(abs(psutil.Process(self.pid).create_time() - self.created) < SAME_SECONDS)
+        except psutil.NoSuchProcess:
+            return True
 
 
 def note_path(settings: Settings) -> Path:
@@ -127,6 +132,7 @@ def _start(settings: Settings) -> LocalCluster:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    process.returncode = 0  # it outlives this process, which need not warn about that
     cluster = LocalCluster(
         gcs_address=f"{LOOPBACK}:{gcs_port}",
         dashboard_url=f"http://{LOOPBACK}:{dashboard_port}",
@@ -202,19 +208,19 @@ def _log_path(settings: Settings) -> Path:
 
 def _stop(cluster: LocalCluster) -> None:
     if cluster.is_running():
-        processes = _processes(cluster)
+        running = processes(cluster)
         psutil.Process(cluster.pid).terminate()
-        psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    remaining = _processes(cluster)
+        psutil.wait_procs(running, timeout=STOP_SECONDS)
+    remaining = processes(cluster)
     for process in remaining:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(remaining, timeout=STOP_SECONDS)
-    if left := _processes(cluster):
+    if left := processes(cluster):
         raise TowerlineError(f"these processes of the cluster could not be stopped: {[each.pid for each in left]}")
 
 
-def _processes(cluster: LocalCluster) -> list[psutil.Process]:
+def processes(cluster: LocalCluster) -> list[psutil.Process]:
     """Every process that the cluster started and that still runs, jobs and their servers included.
 
     Known by the inherited mark, or by the session, since Ray's own processes overwrite their environment with a title.
@@ -222,12 +228,11 @@ def _processes(cluster: LocalCluster) -> list[psutil.Process]:
     """
     if psutil.boot_time() > cluster.created:
         return []
-    reused = psutil.pid_exists(cluster.pid) and not cluster.is_running()
+    session = cluster.pid if cluster.owns_pid() else None
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            in_session = not reused and os.getsid(process.pid) == cluster.pid
-            if in_session or process.environ().get(MARK) == str(cluster.temp_dir):
+            if os.getsid(process.pid) == session or process.environ().get(MARK) == str(cluster.temp_dir):
                 found.append(process)
     return found
 

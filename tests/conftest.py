@@ -11,7 +11,9 @@ import pytest
 from cluster.environment import prepare_environment
 
 if TYPE_CHECKING:
+    from cluster.local_cluster import LocalCluster
     from cluster.session import RaySession
+    from cluster.settings import Settings
 
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
 os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "0.5")
@@ -29,6 +31,18 @@ def ray_session() -> Iterator["RaySession"]:
 
     with tempfile.TemporaryDirectory(prefix="towerline-home-") as home, connect(Settings(home=Path(home))) as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def local_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[Settings, LocalCluster]"]:
+    """The one cluster of the suite as `make cluster-up` starts it, on free ports and with a home of its own."""
+    from cluster.local_cluster import down, up
+    from cluster.settings import Settings
+
+    settings = Settings(home=tmp_path_factory.mktemp("cluster-home"), dashboard_port=0)
+    cluster, _ = up(settings)
+    yield settings, cluster
+    down(settings)
 
 
 @pytest.hookimpl(trylast=True)
