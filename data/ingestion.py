@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from cluster.assets import MOVIELENS_100K, fetch
 from cluster.errors import TowerlineError
 from data.attributes import Entities, read_entities
 from data.dataset import INGEST_TIME_IS_EVENT_TIME, Dataset, write_dataset
@@ -41,7 +42,8 @@ MINIMUM_USERS = 2
 class TabularSource:
     """Files that a person brings along."""
 
-    events: Path
+    events: Path | None = None
+    """Without it, only the data set that comes along can be meant."""
     items: Path | None = None
     users: Path | None = None
     item_title: str | None = None
@@ -75,6 +77,13 @@ class Ingested:
     """(table, reason) → rows."""
 
 
+def ingest(home: Path, name: str, source: TabularSource, rules: EventRules) -> Ingested:
+    """Read what `source` names into data set `name`, or MovieLens-100K if it names no events and `name` is its own."""
+    if source.events is None and name == movielens.NAME:
+        return ingest_movielens(home, fetch(MOVIELENS_100K), rules.now)
+    return ingest_files(home, name, source, rules)
+
+
 def ingest_movielens(home: Path, folder: Path, now: datetime, name: str = movielens.NAME) -> Ingested:
     """Read MovieLens-100K from `folder` (the three files of the asset) into data set `name`."""
     rules = movielens.event_rules(now)
@@ -90,6 +99,8 @@ def ingest_files(home: Path, name: str, source: TabularSource, rules: EventRules
     Raises TowerlineError, with nothing written, for whatever is wrong with a file or a column as a whole, when no row
     is good, and when there are too few users to evaluate any model on.
     """
+    if source.events is None:
+        raise TowerlineError(f"--events is missing: data set {name!r} needs a file (only {movielens.NAME} does not)")
     events = read_events(open_table(source.events, source.delimiter), rules)
     items = _read_optional(source.items, ITEM_ID, source.item_attributes, source, rules)
     users = _read_optional(source.users, USER_ID, source.user_attributes, source, rules)

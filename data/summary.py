@@ -1,10 +1,12 @@
 """What was ingested and computed, as tables for people."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from cluster.reports import Report, ReportClock
 from data.dataset import QUARANTINE_FILE
 from data.ingestion import Ingested
 from data.pipeline import FeatureManifest
@@ -40,6 +42,39 @@ def print_features(folder: Path, manifest: FeatureManifest) -> None:
     table.add_row("data version", manifest.data_version[:12])
     table.add_row("computed in", f"{manifest.seconds:.1f} s")
     _print(table, f"written to {folder}")
+
+
+def report_ingested(clock: ReportClock, ingested: Ingested, config: dict[str, Any]) -> Report:
+    """The report of an ingestion."""
+    manifest = ingested.dataset.manifest
+    figures = {
+        "rows_read": ingested.rows_read,
+        "events": manifest.events,
+        "users": manifest.users,
+        "items": manifest.items,
+        "quarantined": manifest.quarantined,
+    }
+    return clock.finish(
+        config=_plain(config),
+        protocol=manifest.ingest_time_rule,
+        data_version=manifest.data_version,
+        figures=figures,
+    )
+
+
+def report_features(clock: ReportClock, manifest: FeatureManifest, config: dict[str, Any]) -> Report:
+    """The report of a feature pipeline; `pipeline_s` is the time it took when it ran."""
+    return clock.finish(
+        config=_plain(config),
+        protocol=manifest.protocol,
+        data_version=manifest.data_version,
+        figures={"examples": manifest.examples, "pipeline_s": manifest.seconds},
+    )
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Paths as text, and what was not given left out."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in config.items() if value}
 
 
 def _table(title: str) -> Table:

@@ -18,17 +18,21 @@ def main(arguments: list[str]) -> None:
     """Build, and say what was built and where."""
     asked, settings = parse(arguments), Settings()
 
+    from cluster.reports import ReportClock
     from cluster.session import connect
     from data.dataset import open_dataset
     from data.pipeline import build_examples, examples_folder, has_examples, read_feature_manifest
-    from data.summary import print_features
+    from data.summary import print_features, report_features
 
+    clock = ReportClock("build_features")
     dataset = open_dataset(settings.home, asked.dataset)
     folder = examples_folder(settings.home, dataset, asked.history_length)
     if not has_examples(folder):
         with connect(settings):
             build_examples(dataset, folder, asked.history_length)
-    print_features(folder, read_feature_manifest(folder))
+    manifest = read_feature_manifest(folder)
+    print_features(folder, manifest)
+    report_features(clock, manifest, vars(asked)).write(settings.home)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,15 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cluster.errors import TowerlineError
 from cluster.job import run_job
 from cluster.settings import Settings
-
-EMBEDDED = "movielens-100k"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.ingest_events", description=__doc__)
     option = parser.add_argument
-    option("--dataset", required=True, help=f"name to give it; {EMBEDDED} needs no files")
+    option("--dataset", required=True, help="name to give it; movielens-100k needs no files")
     option("--events", type=Path, help="Parquet or CSV (.csv, .tsv, .gz): one event a row")
     option("--items", type=Path, help="Parquet or CSV: one item a row")
     option("--users", type=Path, help="Parquet or CSV: one user a row")
@@ -35,23 +32,21 @@ def _names(text: str) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """Read, validate, write, and say what became of every row."""
-    asked, home, now = parse(arguments), Settings().home, datetime.now(UTC)
+    asked, home = parse(arguments), Settings().home
 
-    from data import ingestion, validation
-    from data.summary import print_ingested
+    from cluster.reports import ReportClock
+    from data.ingestion import TabularSource, ingest
+    from data.summary import print_ingested, report_ingested
+    from data.validation import EventRules
 
-    if asked.events is None and asked.dataset == EMBEDDED:
-        from cluster.assets import MOVIELENS_100K, fetch
-
-        print_ingested(ingestion.ingest_movielens(home, fetch(MOVIELENS_100K), now))
-        return
-    if asked.events is None:
-        raise TowerlineError(f"--events is missing: data set {asked.dataset!r} needs a file (only {EMBEDDED} does not)")
+    clock = ReportClock("ingest_events")
     columns = dict(pair.partition("=")[::2] for pair in asked.columns)
-    rules = validation.EventRules(now, columns, asked.time_unit, asked.event_type)
+    rules = EventRules(datetime.now(UTC), columns, asked.time_unit, asked.event_type)
     tables, texts = (asked.events, asked.items, asked.users), (asked.item_title, asked.delimiter)
-    source = ingestion.TabularSource(*tables, *texts, asked.item_attributes, asked.user_attributes)
-    print_ingested(ingestion.ingest_files(home, asked.dataset, source, rules))
+    source = TabularSource(*tables, *texts, asked.item_attributes, asked.user_attributes)
+    ingested = ingest(home, asked.dataset, source, rules)
+    print_ingested(ingested)
+    report_ingested(clock, ingested, vars(asked)).write(home)
 
 
 if __name__ == "__main__":

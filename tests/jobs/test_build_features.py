@@ -1,5 +1,6 @@
 """The job as a person runs it, with a Ray session of its own."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -36,6 +37,8 @@ def test_examples_are_built_once(tmp_path: Path) -> None:
     assert examples["sequence"].to_list() == list(range(100_000))
     assert examples["history_items"].list.len().max() == 10
     assert dict(examples["split"].value_counts().iter_rows()) == {"train": 98_114, "validation": 943, "test": 943}
+    report = json.loads((tmp_path / "reports" / "build_features.json").read_text())
+    assert report["figures"]["examples"] == 100_000
     again = run(tmp_path, "--dataset", "movielens-100k", "--history-length", "10")
     assert again.stdout == first.stdout
 

@@ -1,5 +1,6 @@
 """The job as a person runs it: what it accepts, what it quarantines, what it refuses, and what is left on the disk."""
 
+import json
 import os
 import resource
 import shutil
@@ -73,6 +74,9 @@ def test_a_persons_own_files(tmp_path: Path) -> None:
     ):
         assert line in done.stdout
     assert dataset.quarantine()["line"].to_list() == [8, 9, 10, 11, 13]
+    report = json.loads((tmp_path / "home" / "reports" / "ingest_events.json").read_text())
+    assert report["figures"] == {"rows_read": 12, "events": 7, "users": 3, "items": 4, "quarantined": 5}
+    assert report["data_version"] == dataset.manifest.data_version
 
 
 def test_movielens_needs_no_files(tmp_path: Path) -> None:
