@@ -19,6 +19,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     # A worker reports once a second or so in a short run; the default poll of 2 s would be most of an epoch.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Jobs say themselves what Tune does.
+    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 

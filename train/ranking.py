@@ -86,7 +86,7 @@ class RankingTask:
         self.examples_per_epoch = len(self._inputs)
         torch.manual_seed(task.config.seed)
         self.model = Ranker(task.config.ranker, task.vocabulary, task.item_attributes_IA)
-        self.model.learn_moments(self._inputs, self._positive_B)
+        self.model.describe_training(self._inputs, self._positive_B)
 
     def optimizer(self) -> Optimizer:
         """AdamW over all parameters."""

@@ -87,7 +87,7 @@ class RetrievalTask:
         self.examples_per_epoch = chosen.height
         torch.manual_seed(task.config.seed)
         self.model = TwoTower(task.config.two_tower, task.vocabulary, task.item_attributes_IA)
-        self.model.set_item_frequency(torch.bincount(self._targets_B, minlength=task.vocabulary.num_items + 1).float())
+        self.model.describe_training(self._targets_B, self._users)
 
     def optimizer(self) -> Optimizer:
         """AdamW over all parameters."""

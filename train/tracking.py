@@ -1,5 +1,6 @@
 """MLflow, as far as training needs it: one run, its parameters and a curve with one point per epoch."""
 
+import logging
 import os
 import time
 import urllib.error
@@ -112,6 +113,8 @@ def connect(tracking_uri: str) -> "mlflow.MlflowClient":
         _make_folder(tracking_uri)
     from mlflow import MlflowClient
 
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
 

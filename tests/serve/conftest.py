@@ -130,7 +130,7 @@ def shop_retrieval(shop: Dataset) -> RetrievalModel:
     torch.manual_seed(1)
     config = TwoTowerConfig(embedding_dim=16, history_length=HISTORY)
     network = TwoTower(config, vocabulary, item_attribute_codes(shop.items(), vocabulary))
-    network.set_item_frequency(torch.arange(vocabulary.num_items + 1).float().flip(0))
+    network.item_frequency_I.copy_(torch.arange(vocabulary.num_items + 1).float().flip(0))
     return RetrievalModel(
         config, vocabulary, network.state_dict(), fit_covisitation(with_sequence(shop.events()), vocabulary)
     )

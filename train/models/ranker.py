@@ -78,8 +78,8 @@ class Ranker(nn.Module):
 
     item_attributes_IA: Tensor
     item_seen_I1: Tensor
-    user_moments_2F: Tensor
-    candidate_moments_2F: Tensor
+    user_range_4F: Tensor
+    candidate_range_4F: Tensor
 
     def __init__(self, config: RankerConfig, vocabulary: Vocabulary, item_attributes_IA: Tensor) -> None:
         """`item_attributes_IA`: int32 attribute codes of every item code, row 0 being `UNKNOWN`."""
@@ -105,14 +105,14 @@ class Ranker(nn.Module):
         nn.init.zeros_(self.output.weight)
         self.register_buffer("item_attributes_IA", item_attributes_IA)
         self.register_buffer("item_seen_I1", torch.zeros(vocabulary.num_items + 1, 1))
-        self.register_buffer("user_moments_2F", torch.zeros(2, len(USER_FEATURES)))
-        self.register_buffer("candidate_moments_2F", torch.zeros(2, len(CANDIDATE_FEATURES)))
+        self.register_buffer("user_range_4F", _unknown_range(len(USER_FEATURES)))
+        self.register_buffer("candidate_range_4F", _unknown_range(len(CANDIDATE_FEATURES)))
 
-    def learn_moments(self, inputs: RankerInputs, positives: Tensor) -> None:
-        """Take the mean and standard deviation of every dense feature, and the items that were ever chosen."""
+    def describe_training(self, inputs: RankerInputs, positives: Tensor) -> None:
+        """Take from all training lists the range of every dense feature, and the items that were ever chosen."""
         present = inputs.candidates_BK != UNKNOWN
-        self.user_moments_2F.copy_(_moments(inputs.user_features_BF))
-        self.candidate_moments_2F.copy_(_moments(inputs.candidate_features_BKF[present]))
+        self.user_range_4F.copy_(_range(inputs.user_features_BF))
+        self.candidate_range_4F.copy_(_range(inputs.candidate_features_BKF[present]))
         self.item_seen_I1[inputs.candidates_BK.gather(1, positives.unsqueeze(1))] = 1.0
 
     def forward(self, batch: RankingBatch) -> Tensor:
@@ -140,15 +140,25 @@ class Ranker(nn.Module):
         content_ID = self.item_attribute(self.item_attributes_IA).sum(dim=1)
         content_BKD = functional.embedding(inputs.candidates_BK, content_ID)
         user_BD = self.user_attribute(inputs.user_attributes_BA).sum(dim=1)
-        user_BF = torch.cat([user_BD, _standardized(inputs.user_features_BF, self.user_moments_2F)], dim=1)
+        user_BF = torch.cat([user_BD, _standardized(inputs.user_features_BF, self.user_range_4F)], dim=1)
         user_BKF = user_BF.unsqueeze(1).expand(-1, num_candidates, -1)
-        candidate_BKF = _standardized(inputs.candidate_features_BKF, self.candidate_moments_2F)
+        candidate_BKF = _standardized(inputs.candidate_features_BKF, self.candidate_range_4F)
         return torch.cat([user_BKF, candidate_BKF, item_BKD, content_BKD], dim=2)
 
 
-def _moments(values_NF: Tensor) -> Tensor:
-    return torch.stack([values_NF.mean(dim=0), values_NF.std(dim=0, correction=0).clamp(min=1e-3)])
+def _unknown_range(num_features: int) -> Tensor:
+    """The range that leaves every value as it is."""
+    return torch.tensor([[0.0], [1.0], [-torch.inf], [torch.inf]]).repeat(1, num_features)
 
 
-def _standardized(values: Tensor, moments_2F: Tensor) -> Tensor:
-    return ((values - moments_2F[0]) / moments_2F[1].clamp(min=1e-3)).clamp(-5, 5)
+def _range(values_NF: Tensor) -> Tensor:
+    """Mean, standard deviation, lowest and highest of each column: (4, F)."""
+    deviation_F = values_NF.std(dim=0, correction=0).clamp(min=1e-3)
+    return torch.stack([values_NF.mean(dim=0), deviation_F, values_NF.amin(dim=0), values_NF.amax(dim=0)])
+
+
+def _standardized(values: Tensor, range_4F: Tensor) -> Tensor:
+    """Standardised by what training saw, and never outside of it: years of silence look like the longest one known."""
+    mean_F, deviation_F, low_F, high_F = range_4F
+    standardized: Tensor = (torch.clamp(values, low_F, high_F) - mean_F) / deviation_F
+    return standardized

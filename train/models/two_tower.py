@@ -65,6 +65,7 @@ class TwoTower(nn.Module):
 
     item_attributes_IA: Tensor
     item_frequency_I: Tensor
+    longest_age: Tensor
 
     def __init__(self, config: TwoTowerConfig, vocabulary: Vocabulary, item_attributes_IA: Tensor) -> None:
         """`item_attributes_IA`: int32 attribute codes of every item code, row 0 being `UNKNOWN`."""
@@ -90,10 +91,16 @@ class TwoTower(nn.Module):
         nn.init.zeros_(self.popularity.weight)
         self.register_buffer("item_attributes_IA", item_attributes_IA)
         self.register_buffer("item_frequency_I", torch.zeros(num_codes))
+        self.register_buffer("longest_age", torch.tensor(torch.inf))
 
-    def set_item_frequency(self, counts_I: Tensor) -> None:
-        """How often each item code was chosen in training; an item never chosen is placed by its attributes alone."""
-        self.item_frequency_I.copy_(counts_I)
+    def describe_training(self, target_E: Tensor, users: UserBatch) -> None:
+        """Take from all training examples what the model must know of its limits.
+
+        An item that was never chosen is placed by its attributes alone, and an event that lies further back than any
+        seen in training counts as that far back.
+        """
+        self.item_frequency_I.copy_(torch.bincount(target_E, minlength=len(self.item_frequency_I)))
+        self.longest_age.copy_(users.history_ages_BL.max())
 
     def forward(self, batch: RetrievalBatch) -> Tensor:
         """Cross-entropy of the chosen items, scaled so that the mean over ranks is the global batch's mean loss.
@@ -145,7 +152,7 @@ class TwoTower(nn.Module):
     def _attend(self, events_BLD: Tensor, present_BL: Tensor, users: UserBatch, attributes_BD: Tensor) -> Tensor:
         batch, length, dim = events_BLD.shape
         heads = self.config.attention_heads
-        context_BLD = self.position.weight + self.age(_age_bin(users.history_ages_BL))
+        context_BLD = self.position.weight + self.age(_age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
         context_BLD = context_BLD + self.value(users.history_values_BL.int())
         events_BLD = self.dropout(self.norm(events_BLD + context_BLD))
         last_BD = events_BLD[:, -1]
