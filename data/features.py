@@ -8,20 +8,17 @@ Where there is nothing to look at yet, counts, means, shares and seconds-since-l
 difference between "nothing" and "zero".
 """
 
-import ast
 import bisect
-import hashlib
-import inspect
-import json
 import sys
-import textwrap
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from itertools import chain
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from data.fingerprints import fingerprint
 from data.schema import (
     COUNTED,
     EVENT_TIME,
@@ -53,6 +50,7 @@ NEVER = sys.maxsize
 """`visible_from` of an event that arrives after every example of its frame."""
 
 TIME = pl.Datetime("us", "UTC")
+Positions = npt.NDArray[np.int64]
 
 
 def with_sequence(events: pl.DataFrame) -> pl.DataFrame:
@@ -69,84 +67,86 @@ def with_visibility(events: pl.DataFrame) -> pl.DataFrame:
     `events` must be sorted by `sequence`, which may have gaps (a bucket of a larger table). It is `sequence + 1`
     unless the event was ingested late; then it is the first example at or after its ingest_time.
     """
-    known = events.get_column(EVENT_TIME).search_sorted(events.get_column(INGEST_TIME), side="left")
-    sequences = events.get_column(SEQUENCE)
-    known_from = sequences.extend_constant(NEVER, 1).gather(known).alias(VISIBLE_FROM)
-    return events.with_columns(known_from).with_columns(pl.max_horizontal(VISIBLE_FROM, pl.col(SEQUENCE) + 1))
+    known = pl.col(EVENT_TIME).search_sorted(pl.col(INGEST_TIME), side="left")
+    known_from = pl.col(SEQUENCE).extend_constant(NEVER, 1).gather(known)
+    return events.with_columns(pl.max_horizontal(pl.col(SEQUENCE) + 1, known_from).alias(VISIBLE_FROM))
 
 
-def user_windows(events: pl.DataFrame, history_length: int) -> pl.DataFrame:
+def user_windows(events: pl.DataFrame, history_length: int, only: pl.Expr | None = None) -> pl.DataFrame:
     """Add to each event what its user had done before: the last `history_length` events, oldest first, and aggregates.
 
-    Needs `sequence` and `visible_from`; returns the events sorted by `sequence` with `history_items` list[string],
-    `history_values` list[float32], `history_times` list[timestamp], `user_event_count` int64, `user_mean_value`
-    float32 (over all earlier events, not only the window) and `user_seconds_since_last` float64.
+    Needs `sequence` and `visible_from`; returns the events, or `only` those, sorted by `sequence` with `history_items`
+    list[string], `history_values` list[float32], `history_times` list[timestamp], `user_event_count` int64,
+    `user_mean_value` float32 (over all earlier events, not only the window) and `user_seconds_since_last` float64.
     """
-    ordered = events.sort(USER_ID, SEQUENCE)
-    next_sequence = pl.col(SEQUENCE).shift(-1).over(USER_ID)
-    late_users = ordered.filter(pl.col(VISIBLE_FROM) > next_sequence).get_column(USER_ID).unique()
-    is_late = pl.col(USER_ID).is_in(late_users.implode())
-    punctual = _windows_in_order(ordered.filter(~is_late), history_length)
-    if late_users.is_empty():
-        return punctual.sort(SEQUENCE)
-    late = [_windows_by_arrival(user, history_length) for user in ordered.filter(is_late).partition_by(USER_ID)]
-    return pl.concat([punctual, *late]).sort(SEQUENCE)
+    missed = (pl.col(VISIBLE_FROM) > pl.col(SEQUENCE).shift(-1)).any().over(USER_ID)
+    ordered = events.sort(USER_ID, SEQUENCE).with_columns(missed.alias(_LATE))
+    if not ordered.get_column(_LATE).any():
+        return _windows_in_order(ordered.drop(_LATE), history_length, only).sort(SEQUENCE)
+    punctual = _windows_in_order(ordered.filter(~pl.col(_LATE)).drop(_LATE), history_length, only)
+    late = ordered.filter(_LATE).drop(_LATE).partition_by(USER_ID)
+    return pl.concat([punctual, *(_windows_by_arrival(user, history_length, only) for user in late)]).sort(SEQUENCE)
 
 
-def _windows_in_order(ordered: pl.DataFrame, history_length: int) -> pl.DataFrame:
-    """Windows of users all of whose events were known before their next one. Sorted by (user, sequence)."""
+_LATE, _ROW, _TOTAL, _LAST_TIME = "_late", "_row", "_total", "_last_time"
+
+
+def _windows_in_order(ordered: pl.DataFrame, history_length: int, only: pl.Expr | None) -> pl.DataFrame:
+    """Windows of users all of whose events were known before their next one. Takes rows sorted by (user, sequence)."""
     row = pl.int_range(pl.len(), dtype=pl.Int64)
-    count = row.over(USER_ID)
-    rows = ordered.select(
-        pl.int_ranges(row - pl.min_horizontal(count, history_length), row).alias("window"),
-        count.alias(USER_EVENT_COUNT),
-        pl.col(VALUE).cast(pl.Float64).cum_sum().shift(1).over(USER_ID).alias("total"),
-        pl.col(EVENT_TIME).shift(1).over(USER_ID).alias("last_time"),
+    rows = ordered.with_columns(
+        row.alias(_ROW),
+        row.over(USER_ID).alias(USER_EVENT_COUNT),
+        pl.col(VALUE).cast(pl.Float64).cum_sum().shift(1).over(USER_ID).alias(_TOTAL),
+        pl.col(EVENT_TIME).shift(1).over(USER_ID).alias(_LAST_TIME),
     )
-    return _with_windows(ordered, rows)
+    rows = rows if only is None else rows.filter(only)
+    lengths = np.minimum(rows.get_column(USER_EVENT_COUNT).to_numpy(), history_length)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    starts = rows.get_column(_ROW).to_numpy() - lengths
+    positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return _with_windows(ordered, rows, positions, offsets)
 
 
-def _windows_by_arrival(ordered: pl.DataFrame, history_length: int) -> pl.DataFrame:
+def _windows_by_arrival(ordered: pl.DataFrame, history_length: int, only: pl.Expr | None) -> pl.DataFrame:
     """Windows of one user, some of whose events were ingested after later ones: a row at a time, by arrival."""
     values = ordered.get_column(VALUE).cast(pl.Float64).to_list()
     times = ordered.get_column(EVENT_TIME).to_list()
     arrivals = sorted(zip(ordered.get_column(VISIBLE_FROM).to_list(), range(ordered.height), strict=True))
     visible: list[int] = []
     total, arrived = 0.0, 0
-    rows: list[tuple[list[int], int, float, datetime | None]] = []
-    for sequence in ordered.get_column(SEQUENCE).to_list():
+    windows: list[list[int]] = []
+    state: list[tuple[int, int, float, datetime | None]] = []
+    for row, sequence in enumerate(ordered.get_column(SEQUENCE).to_list()):
         while arrived < len(arrivals) and arrivals[arrived][0] <= sequence:
             position = arrivals[arrived][1]
             bisect.insort(visible, position)
             total += values[position]
             arrived += 1
-        rows.append((visible[-history_length:], arrived, total, times[visible[-1]] if visible else None))
-    schema = {"window": pl.List(pl.Int64()), USER_EVENT_COUNT: pl.Int64(), "total": pl.Float64(), "last_time": TIME}
-    return _with_windows(ordered, pl.DataFrame(rows, schema=schema, orient="row"))
+        windows.append(visible[-history_length:])
+        state.append((row, arrived, total, times[visible[-1]] if visible else None))
+    schema = {_ROW: pl.Int64(), USER_EVENT_COUNT: pl.Int64(), _TOTAL: pl.Float64(), _LAST_TIME: TIME}
+    rows = ordered.hstack(pl.DataFrame(state, schema=schema, orient="row"))
+    rows = rows if only is None else rows.filter(only)
+    chosen = [windows[row] for row in rows.get_column(_ROW)]
+    offsets = np.concatenate([[0], np.cumsum([len(window) for window in chosen], dtype=np.int64)])
+    return _with_windows(ordered, rows, np.array(list(chain(*chosen)), dtype=np.int64), offsets)
 
 
-def _with_windows(ordered: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Features from, per event: the positions of its window in `ordered`, count and total before it, and last time."""
-
-    def history(column: str) -> pl.Series:
-        return _gather_lists(ordered.get_column(column), rows.get_column("window"))
-
-    return ordered.with_columns(
-        history(ITEM_ID).alias(HISTORY_ITEMS),
-        history(VALUE).alias(HISTORY_VALUES),
-        history(EVENT_TIME).alias(HISTORY_TIMES),
-        rows.get_column(USER_EVENT_COUNT),
-        rows.select(_mean(pl.col("total"), pl.col(USER_EVENT_COUNT)).alias(USER_MEAN_VALUE)).to_series(),
-        _seconds_between(rows.get_column("last_time"), pl.col(EVENT_TIME)).alias(USER_SECONDS_SINCE_LAST),
+def _with_windows(ordered: pl.DataFrame, rows: pl.DataFrame, positions: Positions, offsets: Positions) -> pl.DataFrame:
+    """`rows` with their features. The window of row i: `positions[offsets[i] : offsets[i + 1]]`, rows of `ordered`."""
+    members = ordered.select(pl.col(ITEM_ID, VALUE, EVENT_TIME).gather(pl.Series(positions, dtype=pl.Int64)))
+    histories = [
+        pl.Series(name, pa.LargeListArray.from_arrays(offsets, column.to_arrow()), dtype=pl.List(column.dtype))
+        for name, column in zip((HISTORY_ITEMS, HISTORY_VALUES, HISTORY_TIMES), members, strict=True)
+    ]
+    return rows.select(
+        *ordered.columns,
+        *histories,
+        USER_EVENT_COUNT,
+        _mean(pl.col(_TOTAL), pl.col(USER_EVENT_COUNT)).alias(USER_MEAN_VALUE),
+        _seconds_between(pl.col(_LAST_TIME), pl.col(EVENT_TIME)).alias(USER_SECONDS_SINCE_LAST),
     )
-
-
-def _gather_lists(values: pl.Series, positions: pl.Series) -> pl.Series:
-    """A list of values for each list of positions; empty lists stay empty."""
-    flat = positions.explode(empty_as_null=False, keep_nulls=False)
-    offsets = positions.list.len().cast(pl.Int64).cum_sum().extend_constant(0, 1).shift(1, fill_value=0)
-    lists = pa.LargeListArray.from_arrays(offsets.to_arrow(), values.gather(flat).to_arrow())
-    return pl.Series(values.name, lists, dtype=pl.List(values.dtype))
 
 
 USER_WINDOW_COLUMNS = (
@@ -175,7 +175,7 @@ def user_features_at(events: pl.DataFrame, user_ids: list[str], moment: datetime
         pl.lit(NEVER, dtype=pl.Int64).alias(SOURCE_ROW),
     )
     table = pl.concat([events.select(probes.columns), probes])
-    windows = user_windows(with_sequence(table), history_length).filter(pl.col(SOURCE_ROW) == NEVER)
+    windows = user_windows(with_sequence(table), history_length, only=pl.col(SOURCE_ROW) == NEVER)
     asked = pl.DataFrame({USER_ID: user_ids}, schema={USER_ID: pl.String})
     return asked.join(windows.select(USER_ID, *USER_WINDOW_COLUMNS), on=USER_ID, how="left", maintain_order="left")
 
@@ -268,30 +268,14 @@ def _mean(total: pl.Expr, count: pl.Expr) -> pl.Expr:
     return pl.when(count > 0).then(total / count).otherwise(0.0).cast(pl.Float32)
 
 
-def _seconds_between(earlier: pl.Expr | pl.Series, later: pl.Expr) -> pl.Expr:
+def _seconds_between(earlier: pl.Expr, later: pl.Expr) -> pl.Expr:
     return ((later - earlier).dt.total_microseconds() / 1e6).fill_null(0.0)
-
-
-def fingerprint(*functions: Callable[..., Any], **parameters: Any) -> str:
-    """Hash of what the functions do (their code without comments) and of the parameters they are run with."""
-    sources = [ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(function)))) for function in functions]
-    return hashlib.sha256(json.dumps([sources, parameters], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def feature_fingerprints(history_length: int) -> dict[str, str]:
     """Fingerprint of every feature view, stored with each table and each model that uses it."""
-    visibility = (with_sequence, with_visibility)
-    windows = (
-        user_windows,
-        _windows_in_order,
-        _windows_by_arrival,
-        _with_windows,
-        _gather_lists,
-        _mean,
-        _seconds_between,
-    )
-    aggregates = (item_aggregates, counted_timeline, finish_item_features, _only_counted, _as_of)
+    aggregates = (item_aggregates, counted_timeline, item_features_at)
     return {
-        "user_windows": fingerprint(*visibility, *windows, _mean, _seconds_between, history_length=history_length),
-        "item_aggregates": fingerprint(*visibility, *aggregates, _mean, _seconds_between),
+        "user_windows": fingerprint(with_sequence, user_windows, history_length=history_length),
+        "item_aggregates": fingerprint(with_sequence, *aggregates),
     }

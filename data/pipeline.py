@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster.errors import TowerlineError
 from data import features
 from data.dataset import EVENTS_FILE, Dataset
+from data.fingerprints import fingerprint
 from data.schema import (
     ATTRIBUTES,
     COUNTED,
@@ -105,7 +106,7 @@ def examples_folder(home: Path, dataset: Dataset, history_length: int = HISTORY_
     """Where the examples of this version of a data set and of these definitions of features belong."""
     if history_length < 1:
         raise TowerlineError(f"--history-length is {history_length}, expected 1 or more events")
-    views = features.fingerprint(**features.feature_fingerprints(history_length), protocol=protocol_hash())
+    views = fingerprint(**features.feature_fingerprints(history_length), protocol=protocol_hash())
     return home / "features" / dataset.name / dataset.manifest.data_version[:12] / views
 
 

@@ -166,15 +166,8 @@ def test_a_late_event_is_invisible_until_it_arrives_and_hides_nothing() -> None:
     assert windows["history_items"].to_list() == [[], ["known"], ["known"], ["known", "late", "x"]]
 
 
-def definition(value: int) -> int:
-    # A comment is no part of a definition.
-    return value + 1
-
-
-def test_fingerprint_follows_definition_and_parameters() -> None:
-    assert features.fingerprint(definition, n=1) == features.fingerprint(definition, n=1)
-    assert features.fingerprint(definition, n=1) != features.fingerprint(definition, n=2)
-    assert features.fingerprint(definition, n=1) != features.fingerprint(events_of, n=1)
+def test_fingerprints_follow_definition_and_parameters() -> None:
     ten, twenty = features.feature_fingerprints(10), features.feature_fingerprints(20)
+    assert ten == features.feature_fingerprints(10)
     assert ten["user_windows"] != twenty["user_windows"]
     assert ten["item_aggregates"] == twenty["item_aggregates"]

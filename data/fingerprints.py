@@ -1,0 +1,40 @@
+"""A hash of what a computation is: its code, whatever commit it is in, and its parameters."""
+
+import ast
+import hashlib
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+
+def fingerprint(*functions: Callable[..., Any], **parameters: Any) -> str:
+    """Hash of the functions, all functions of their module that they call, and the parameters they are run with.
+
+    Comments and layout do not count. Constants of the module do not either: pass those that matter as parameters.
+    """
+    reached: dict[str, FunctionType] = {}
+    waiting = [function for function in functions if isinstance(function, FunctionType)]
+    while waiting:
+        function = waiting.pop()
+        if function.__qualname__ not in reached:
+            reached[function.__qualname__] = function
+            waiting += _called(function)
+    sources = [ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(reached[name])))) for name in sorted(reached)]
+    return hashlib.sha256(json.dumps([sources, parameters], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _called(function: FunctionType) -> list[FunctionType]:
+    """Functions of the same module that the function names."""
+    named = [function.__globals__.get(name) for name in _names(function.__code__)]
+    return [each for each in named if isinstance(each, FunctionType) and each.__module__ == function.__module__]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Global names that the code uses, also inside of what it defines."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

@@ -1,0 +1,51 @@
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from data.fingerprints import fingerprint
+
+SOURCE = """
+def outer(value):
+    # how it is done
+    return [inner(each) for each in value]
+
+
+def inner(value):
+    return value + 1
+
+
+def unrelated():
+    return inner(2)
+"""
+
+
+def load(folder: Path, source: str) -> ModuleType:
+    """A module of its own file, so that the source of its functions can be read."""
+    path = folder / f"module_{len(list(folder.iterdir()))}.py"
+    path.write_text(source)
+    module = ModuleType(path.stem)
+    exec(compile(source, path, "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("# how it is done", "# why it is done", True),
+        ("value + 1", "value  +  1", True),
+        ("inner(2)", "inner(3)", True),
+        ("value + 1", "value + 2", False),
+        ("for each in value", "for each in value if each", False),
+    ],
+)
+def test_it_follows_the_code_that_is_reached(old: str, new: str, same: bool, tmp_path: Path) -> None:
+    before, after = load(tmp_path, SOURCE).outer, load(tmp_path, SOURCE.replace(old, new)).outer
+    assert (fingerprint(before) == fingerprint(after)) is same
+
+
+def test_it_follows_the_parameters(tmp_path: Path) -> None:
+    outer = load(tmp_path, SOURCE).outer
+    assert fingerprint(outer, n=1) == fingerprint(outer, n=1)
+    assert fingerprint(outer, n=1) != fingerprint(outer, n=2)
+    assert fingerprint(outer, n=1) != fingerprint(outer, m=1)
