@@ -7,6 +7,7 @@ from pathlib import Path
 from cluster.job import run_job
 from cluster.settings import Settings
 
+DATASET = "movielens-100k"
 EXAMPLE = """\
 serving data set {dataset} at {url} — documentation at {url}/docs — stop with Ctrl-C
 try: curl -s {url}/v1/recommend -H 'Content-Type: application/json' -d '{{"user_id": "{user}", "count": 5}}'
@@ -16,7 +17,7 @@ try: curl -s {url}/v1/recommend -H 'Content-Type: application/json' -d '{{"user_
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.serve_models", description=__doc__)
-    parser.add_argument("--dataset", required=True, help="name of a data set that has a champion")
+    parser.add_argument("--dataset", default=DATASET, help=f"a data set that has a champion; default: {DATASET}")
     parser.add_argument("--config", type=Path, help="TOML file with the arguments of serve.app.build")
     return parser.parse_args(arguments)
 

@@ -51,10 +51,14 @@ class _IdConvertor(PathConvertor):
 
 
 def build_http(service: Service) -> FastAPI:
-    """The ASGI application of a service, which it closes when it shuts down. Swagger UI is served from here."""
+    """The ASGI application of a service: warms it up before the first request and closes it after the last.
+
+    Swagger UI is served from here.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        await service.health()
         yield
         await asyncio.to_thread(service.close)
 

@@ -4,7 +4,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import ray
 import ray.exceptions
@@ -75,13 +76,18 @@ def stop_serve() -> None:
 
     `ray.serve.shutdown` alone waits inside a call that Ray then reports as failed, on everybody's screen.
     """
-    try:
-        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-        ray.get(controller.graceful_shutdown.remote(wait=False))
+    controller = _controller()
+    if controller is not None:
+        with suppress(ray.exceptions.RayActorError):
+            ray.get(controller.graceful_shutdown.remote(wait=False))
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while time.monotonic() < deadline:
-            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        while _controller() is not None and time.monotonic() < deadline:
             time.sleep(0.1)
-    except (ValueError, ray.exceptions.RayActorError):
-        pass  # It is gone.
     ray.serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _controller() -> Any:
+    try:
+        return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return None

@@ -60,10 +60,15 @@ class Explain:
     """Writes the sentences for the facts of a batch."""
 
     def __init__(self, weights: Path, config: ExplainConfig) -> None:
-        """Load the model (`weights`: a GGUF file), which takes about half a second. Raises `TowerlineError`."""
+        """Load the model (`weights`: a GGUF file) and write a first sentence, in about two seconds.
+
+        Raises:
+            TowerlineError: the file is not there.
+        """
         self._config = config
         self._server = _load(weights, config)
         self._writers = ThreadPoolExecutor(config.parallel, thread_name_prefix="explain")
+        self.explain(EXAMPLES[0][0])
 
     def run(self, batch: Batch) -> Batch:
         """Fill in `explanations`; an item whose sentence did not come out right has none."""
