@@ -203,20 +203,29 @@ def _new_version(folder: Path, manifest: DatasetManifest) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".part-{uuid.uuid4().hex}"
     part.mkdir()
-    lock = os.open(part, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        _remove_abandoned(folder)
-        yield part
-        for file in part.iterdir():
-            _sync(file)
-        _make_current(folder, part, folder / f"{manifest.data_version[:12]}-{uuid.uuid4().hex[:6]}")
+        with _locked(part):
+            _remove_abandoned(folder)
+            yield part
+            for file in part.iterdir():
+                _sync(file)
+            with _locked(folder):
+                _make_current(folder, part, folder / f"{manifest.data_version[:12]}-{uuid.uuid4().hex[:6]}")
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         _remove_if_empty(folder)
         raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which ends with the process at the latest."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _make_current(folder: Path, part: Path, version: Path) -> None:

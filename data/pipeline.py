@@ -289,8 +289,9 @@ def _complete_or_absent(output: Path) -> Iterator[Path]:
     try:
         yield part
         if output.exists():
-            shutil.rmtree(output)
+            output.rename(part / "replaced")
         part.rename(output)
+        shutil.rmtree(output / "replaced", ignore_errors=True)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

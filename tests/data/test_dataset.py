@@ -2,6 +2,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -104,6 +105,17 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(
     write_small(tmp_path, make_events(ROWS))
     assert not part.exists()
     assert list_datasets(tmp_path) == ["small"]
+
+
+def test_two_writers_at_once_leave_one_whole_version(
+    make_events: Callable, write_small: Callable, tmp_path: Path
+) -> None:
+    tables = [make_events(ROWS), make_events(ROWS[:2])]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda number: write_small(tmp_path, tables[number % 2]), range(20)))
+    dataset = open_dataset(tmp_path, "small")
+    assert dataset.events().height == dataset.manifest.events in {2, 4}
+    assert not list(dataset.path.parent.glob(".part-*"))
 
 
 def test_a_folder_that_is_gone_is_not_listed(make_events: Callable, write_small: Callable, tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def test_held_out_events_do_not_count_into_item_features(
 ) -> None:
     rows = [(user, item, 5.0, second) for user in "ab" for second, item in enumerate(["p", "q", "r"])]
     dataset = write_small(tmp_path, make_events([*rows, ("c", "q", 1.0, 9), ("c", "p", 1.0, 10)]))
-    examples = read_examples(build_examples(dataset, tmp_path / "examples"))
+    build_examples(dataset, tmp_path / "examples", history_length=1)
+    examples = read_examples(build_examples(dataset, tmp_path / "examples", history_length=2))
+    assert examples["history_items"].list.len().max() == 2
     counts = examples.filter(user_id="c").select("item_id", "item_event_count", "item_share")
     assert counts.rows() == [("q", 0, 0.0), ("p", 2, pytest.approx(2 / 3))]
 
