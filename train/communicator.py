@@ -221,6 +221,7 @@ class _TensorLike:
 
     shape: torch.Size
     dtype: torch.dtype
+    on_cpu: bool
 
 
 def _share_optimizer_state(
@@ -245,19 +246,21 @@ def _share_optimizer_state(
         for name, value in values.items():
             state[parameter][name] = value
             if isinstance(value, _TensorLike):
-                tensor = own["state"][parameter][name] if communicator.rank == 0 else _empty(value, communicator, name)
+                tensor = own["state"][parameter][name] if communicator.rank == 0 else _empty(value, communicator)
                 broadcast_tensor(tensor)
                 state[parameter][name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _shape_of(value: object) -> object:
-    return _TensorLike(value.shape, value.dtype) if isinstance(value, torch.Tensor) else value
+    return (
+        _TensorLike(value.shape, value.dtype, value.device.type == "cpu") if isinstance(value, torch.Tensor) else value
+    )
 
 
-def _empty(like: _TensorLike, communicator: Communicator, name: str) -> torch.Tensor:
-    device = torch.device("cpu") if name == "step" else communicator.device
-    return torch.empty(like.shape, dtype=like.dtype, device=device)
+def _empty(like: _TensorLike, communicator: Communicator) -> torch.Tensor:
+    """Adam counts its steps on the CPU also when the weights are on a GPU."""
+    return torch.empty(like.shape, dtype=like.dtype, device="cpu" if like.on_cpu else communicator.device)
 
 
 def _local_device(use_gpu: bool, local_rank: int) -> torch.device:

@@ -4,6 +4,7 @@ Used by Train's controller too, so torch, which takes seconds to import, stays o
 """
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -30,7 +31,7 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def require_resources(scaling: "Scaling", name: str) -> None:
-    """Refuse at once what the cluster could never place.
+    """Refuse at once what the cluster could never place, and after `start_timeout_s` what it is too busy for.
 
     Raises:
         TowerlineError: names what is asked for and what there is.
@@ -38,11 +39,14 @@ def require_resources(scaling: "Scaling", name: str) -> None:
     if scaling.wait_for_nodes:
         return
     wanted = resources_per_worker(scaling)
-    places = 0
-    for node in alive_nodes():
-        places += int(min(node["Resources"].get(resource, 0) / amount for resource, amount in wanted.items()))
+    places = sum(_places(node["Resources"], wanted) for node in alive_nodes())
     if places < scaling.num_workers:
         raise _insufficient(scaling, name)
+    deadline = time.monotonic() + scaling.start_timeout_s
+    while _places(_free(), wanted) < scaling.num_workers:
+        if time.monotonic() > deadline:
+            raise _insufficient(scaling, name)
+        time.sleep(0.2)
 
 
 class WatchFailures(ray.train.UserCallback):
@@ -54,11 +58,7 @@ class WatchFailures(ray.train.UserCallback):
         for cause in causes.values():
             if isinstance(cause, TowerlineError):
                 raise ray.train.ControllerError(cause)
-        logger.warning(
-            "training %r: %s",
-            run_context.run_config.name,
-            "; ".join(f"worker {rank} failed ({_first_line(cause)})" for rank, cause in causes.items()),
-        )
+        logger.warning("training %r: %s", run_context.run_config.name, _described(causes))
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -70,7 +70,11 @@ def _cause(error: BaseException) -> BaseException:
 
 def readable(error: ray.train.TrainingFailedError, scaling: "Scaling", name: str) -> BaseException:
     """The `TowerlineError` behind `error`, if there is one; else `error`, which is a defect and keeps its traceback."""
-    from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.exceptions import (
+        InsufficientClusterResourcesError,
+        WorkerGroupStartupTimeoutError,
+        WorkerHealthCheckFailedError,
+    )
 
     if isinstance(error, ray.train.ControllerError):
         cause = _cause(error.controller_failure)
@@ -78,20 +82,25 @@ def readable(error: ray.train.TrainingFailedError, scaling: "Scaling", name: str
             return _insufficient(scaling, name)
         return cause if isinstance(cause, TowerlineError) else error
     if isinstance(error, ray.train.WorkerGroupError):
-        for cause in map(_cause, error.worker_failures.values()):
+        causes = {rank: _cause(failure) for rank, failure in error.worker_failures.items()}
+        for cause in causes.values():
             if isinstance(cause, TowerlineError):
                 return cause
+        lost = [rank for rank, cause in causes.items() if isinstance(cause, WorkerHealthCheckFailedError)]
+        if lost:
+            return TowerlineError(
+                f"training {name!r} lost workers once more than scaling.max_failures={scaling.max_failures} allows, "
+                f"the last time {_described({rank: causes[rank] for rank in lost})}; memory that ran out is the usual "
+                "cause (see Ray's logs). The checkpoints are kept: train again under the same name to go on"
+            )
     return error
 
 
 def _insufficient(scaling: "Scaling", name: str) -> TowerlineError:
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    asked = ", ".join(f"{amount:g} {resource}" for resource, amount in resources_per_worker(scaling).items())
-    there = ", ".join(
-        f"{total.get(resource, 0):g} {resource} ({free.get(resource, 0):g} free)"
-        for resource in resources_per_worker(scaling)
-    )
+    free, wanted = _free(), resources_per_worker(scaling)
+    asked = ", ".join(f"{amount:g} {resource}" for resource, amount in wanted.items())
+    there = ", ".join(f"{total.get(resource, 0):g} {resource} ({free.get(resource, 0):g} free)" for resource in wanted)
     return TowerlineError(
         f"training {name!r} asks for scaling.num_workers={scaling.num_workers} workers with {asked} each, but the "
         f"cluster has {there}; ask for fewer workers or less for each, wait until others have finished, or add nodes "
@@ -99,5 +108,21 @@ def _insufficient(scaling: "Scaling", name: str) -> TowerlineError:
     )
 
 
+def _free() -> dict[str, float]:
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return free
+
+
+def _places(resources: dict[str, float], wanted: dict[str, float]) -> int:
+    """How many workers find room."""
+    return int(min(resources.get(name, 0) / amount for name, amount in wanted.items()))
+
+
+def _described(causes: dict[int, BaseException]) -> str:
+    """One line for all ranks that failed."""
+    return ", ".join(f"worker {rank} failed with {_first_line(cause)}" for rank, cause in causes.items())
+
+
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    underlying = getattr(error, "health_check_failure", error)
+    return f"{type(underlying).__name__}: {str(underlying).strip()}".splitlines()[0].split(". ")[0]

@@ -28,8 +28,8 @@ from train.ray_failures import WatchFailures, alive_nodes, readable, resources_p
 if TYPE_CHECKING:
     from train.trainer import Scaling, Work
 
-START_ATTEMPTS = 2
-"""How often Train tries to get its workers placed before it gives up; its own default is for ever."""
+START_ATTEMPTS, START_ATTEMPTS_WITH_NEW_NODES = 2, 15
+"""How often Train waits for a minute for its workers to be placed; its own default is for ever."""
 
 
 def train_on_ray(work: "Work") -> Path:
@@ -39,6 +39,7 @@ def train_on_ray(work: "Work") -> Path:
         TowerlineError: see `train.trainer.train_distributed`.
     """
     scaling = work.scaling
+    attempts = START_ATTEMPTS_WITH_NEW_NODES if scaling.wait_for_nodes else START_ATTEMPTS
     trainer = _Trainer(
         _train_worker,
         train_loop_config={"work": ray.cloudpickle.dumps(work)},  # type: ignore[no-untyped-call]
@@ -49,9 +50,7 @@ def train_on_ray(work: "Work") -> Path:
         run_config=RunConfig(  # type: ignore[arg-type]  # V2's, which to mypy is not ray.train's
             name=work.folder.name,
             storage_path=str(work.folder.parent),
-            failure_config=FailureConfig(
-                max_failures=scaling.max_failures, controller_failure_limit=START_ATTEMPTS - 1
-            ),
+            failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=attempts - 1),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[WatchFailures()],
             logging_config=LoggingConfig(log_level="WARNING"),
@@ -92,9 +91,10 @@ def _train_worker(config: dict[str, Any]) -> None:
             _report(communicator.rank, work.folder, result, state)
 
         fit(work.build_task(work.task_config), communicator, work.fit, on_epoch, resume)
-    except TowerlineError:
-        # Its message is for the caller, who gets it; Train would print a traceback here as well.
-        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+    except Exception as error:
+        # A message for the caller, who gets it, or the echo of another worker's death: a traceback would bury both.
+        if isinstance(error, TowerlineError) or type(error).__name__ == "HorovodInternalError":
+            logging.getLogger("ray.train").setLevel(logging.CRITICAL)
         raise
     finally:
         communicator.close()
@@ -154,11 +154,11 @@ def _interruptible() -> Iterator[None]:
     Train installs its own handler, which leaves by `sys.exit(0)`, and never takes it away again.
     """
     main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT) if main else None
+    before = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
     finally:
-        if main:
+        if main and before is not None:
             signal.signal(signal.SIGINT, before)

@@ -54,6 +54,9 @@ class Scaling(BaseModel):
     timeout_s: PositiveInt = 60
     """Seconds for the workers to meet, and after which a silent one counts as lost."""
 
+    start_timeout_s: NonNegativeInt = 60
+    """Seconds to wait for resources that something else holds."""
+
     interface: str | None = None
     """Network interface between the workers, for Horovod; none: the one that holds the node's Ray address."""
 

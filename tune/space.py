@@ -27,7 +27,7 @@ class RetrievalSpace(BaseModel):
     """Drawn log-uniformly."""
     weight_decay: Range = (1e-3, 1e-1)
     """Drawn log-uniformly."""
-    dropout: Range = (0.1, 0.5)
+    dropout: Range = (0.1, 0.4)
     """Drawn uniformly."""
     embedding_dim: tuple[int, ...] = (48, 64)
     """One of these."""

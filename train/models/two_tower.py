@@ -30,8 +30,8 @@ class TwoTowerConfig(BaseModel):
     """Heads of the attention from the last event to the history."""
     history_length: PositiveInt = 32
     """Events of the user's history that are read, newest last."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """Share of activations dropped in the user tower during training."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of history events, and of the mixed activations, dropped in the user tower during training."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of item id embeddings dropped per step, so that attributes alone learn to place an item."""
     loss: Literal["full_softmax", "sampled_softmax"] = "full_softmax"
@@ -154,7 +154,9 @@ class TwoTower(nn.Module):
         heads = self.config.attention_heads
         context_BLD = self.position.weight + self.age(_age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
         context_BLD = context_BLD + self.value(users.history_values_BL.int())
-        events_BLD = self.dropout(self.norm(events_BLD + context_BLD))
+        # Whole events are dropped, not single features: that costs 1/D of the random numbers.
+        kept_BL1 = self.dropout(torch.ones_like(events_BLD[:, :, :1]))
+        events_BLD = self.norm(events_BLD + context_BLD) * kept_BL1
         last_BD = events_BLD[:, -1]
         query_BHE = self.query(last_BD + attributes_BD).view(batch, heads, 1, dim // heads)
         key_BLHE, value_BLHE = self.key_value(events_BLD).view(batch, length, 2, heads, dim // heads).unbind(dim=2)
