@@ -7,11 +7,12 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.environment import in_submitted_job
+from cluster.provenance import ROOT
 
 
 def _default_home() -> Path:
-    """`.towerline` where the command was typed; in a submitted job that would be a temporary folder, so none."""
-    return Path() if in_submitted_job() else Path.cwd() / ".towerline"
+    """`.towerline` in the repository; in a submitted job that would be a temporary folder, so none."""
+    return Path() if in_submitted_job() else ROOT / ".towerline"
 
 
 class Settings(BaseSettings):
