@@ -33,7 +33,8 @@ CPP17 = "#include <optional>\nint main() { return std::optional<int>{}.has_value
 
 def main() -> None:
     """Bring this clone up to date, or exit with one line for each thing that is missing."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         _check_python()
         if not is_up_to_date(ROOT):
