@@ -127,10 +127,12 @@ def _communicator(scaling: "Scaling") -> Communicator:
 
 def _backend_config(scaling: "Scaling") -> BackendConfig:
     if scaling.backend == "horovod":
-        return HorovodConfig(timeout_s=scaling.timeout_s, interface=scaling.interface)
+        return HorovodConfig(
+            timeout_s=scaling.timeout_s, stall_timeout_s=scaling.stall_timeout_s, interface=scaling.interface
+        )
     import ray.train.torch
 
-    return ray.train.torch.TorchConfig(timeout_s=scaling.timeout_s)
+    return ray.train.torch.TorchConfig(timeout_s=scaling.stall_timeout_s)  # torch has one timeout for all
 
 
 @contextmanager

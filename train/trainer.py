@@ -54,6 +54,10 @@ class Scaling(BaseModel):
     timeout_s: PositiveInt = 60
     """Seconds for the workers to meet, and after which a silent one counts as lost."""
 
+    stall_timeout_s: PositiveInt = 600
+    """Seconds that workers wait for one that lives but does not come. Validation runs on one worker while the others
+    wait, so it must take less."""
+
     start_timeout_s: NonNegativeInt = 60
     """Seconds to wait for resources that something else holds."""
 

@@ -69,10 +69,24 @@ def lose_a_peer(communicator: Communicator) -> dict[str, Any]:
     return {"seconds": None}
 
 
+def stall(communicator: Communicator) -> dict[str, Any]:
+    """How long rank 0 waits for rank 1, which lives but does not come for a while."""
+    communicator.barrier()
+    started = time.monotonic()
+    try:
+        if communicator.rank == 1:
+            time.sleep(10)
+        communicator.allreduce_mean(torch.ones(1))
+    except Exception as error:  # noqa: BLE001  each library has its own
+        return {"seconds": time.monotonic() - started, "error": str(error)}
+    return {"seconds": None}
+
+
 WORK: dict[str, Callable[[Communicator], dict[str, Any]]] = {
     "steps": train_steps,
     "state": share_state,
     "lost_peer": lose_a_peer,
+    "stall": stall,
 }
 
 

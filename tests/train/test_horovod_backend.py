@@ -59,6 +59,12 @@ def test_ranks_that_are_not_grouped_by_node_are_refused() -> None:
         assign_slots(["a", "b", "a"])
 
 
+def test_missing_horovod_says_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "horovod.runner.common.util.hosts", None)
+    with pytest.raises(TowerlineError, match="run `make install`, which builds it, or train with backend 'torch'"):
+        assign_slots(["a"])
+
+
 def test_rendezvous_listens_where_told_and_gives_the_port_back() -> None:
     plan = assign_slots(["a"])
     with Rendezvous("127.0.0.1", plan) as rendezvous:

@@ -2,7 +2,7 @@ import re
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -47,6 +47,13 @@ class Run:
 
     def noted(self, what: str) -> set[str]:
         return {re.search(rf"{what}=([^,]+)", path.name)[1] for path in self.notes.glob("epoch=*")}  # type: ignore[index]
+
+
+class Holder:
+    """Holds the CPUs it was given."""
+
+    def hold(self) -> None:
+        """Return when it does."""
 
 
 def _assert_ports_closed(run: Run, count: int) -> None:
@@ -149,6 +156,20 @@ def test_training_goes_on_after_a_worker_died(ray_session: "RaySession", alone: 
     _assert_ports_closed(run, 2)
 
 
+def test_a_training_that_lost_its_workers_goes_on_under_the_same_name(
+    ray_session: "RaySession", alone: TrainedModel, tmp_path: Path
+) -> None:
+    assert ray_session
+    run = Run(tmp_path)
+    config = ToyConfig(notes=run.notes, die_at_epoch=3)
+    with pytest.raises(TowerlineError, match=r"lost workers once more than scaling.max_failures=0.*same name"):
+        run.train(Scaling(max_failures=0), config)
+    trained = run.train(Scaling(backend="torch", max_failures=0), config)
+    _assert_same_training(trained, alone)
+    assert len(list(run.notes.glob("epoch=0,*"))) == 2
+    assert [epoch.epoch for epoch in run.seen] == [0, 1, 2, 3]
+
+
 def test_diverged_training_ends_at_once_with_its_message(ray_session: "RaySession", tmp_path: Path) -> None:
     assert ray_session
     run = Run(tmp_path)
@@ -167,6 +188,20 @@ def test_resources_that_are_not_there_are_refused_at_once(ray_session: "RaySessi
     with pytest.raises(TowerlineError, match=r"1 CPU, 1 GPU each, but the cluster has .*0 GPU \(0 free\)"):
         Run(tmp_path / "gpu").train(Scaling(use_gpu=True))
     assert time.monotonic() - started < 5
+
+
+def test_resources_that_others_hold_are_waited_for(ray_session: "RaySession", tmp_path: Path) -> None:
+    assert ray_session
+    import ray
+
+    total = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
+    holder: Any = ray.remote(num_cpus=total - 1)(Holder).remote()
+    ray.get(holder.hold.remote())
+    started = time.monotonic()
+    with pytest.raises(TowerlineError, match=rf"the cluster has {total} CPU \(1 free\)"):
+        Run(tmp_path).train(Scaling(start_timeout_s=1))
+    assert 1 <= time.monotonic() - started < 5
+    ray.kill(holder)
 
 
 def test_unreachable_mlflow_is_refused_before_training(tmp_path: Path) -> None:
