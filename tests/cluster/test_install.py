@@ -115,7 +115,14 @@ def test_a_half_made_environment_is_made_again(clone: Clone) -> None:
     assert clone.version_of("sample") == "1.0"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.cluster),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.cluster),
+    ],
+)
 def test_an_interrupted_set_up_is_finished_by_the_next(clone: Clone, number: signal.Signals) -> None:
     with clone.start() as process:
         pip = clone.root / ".venv" / "bin" / "pip"

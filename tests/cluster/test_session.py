@@ -98,7 +98,7 @@ def test_ray_data_shuffles_as_the_environment_says() -> None:
     assert DataContext.get_current().shuffle_strategy == ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.cluster)])
 def test_an_interrupted_job_ends_its_ray(number: signal.Signals) -> None:
     process, temp_dir = _start_job({})
     if number == signal.SIGINT:

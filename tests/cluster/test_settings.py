@@ -5,15 +5,23 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from cluster.provenance import ROOT
 from cluster.settings import Settings
 
 
-def test_home_is_where_the_command_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_is_in_the_repository_wherever_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings()
-    assert settings.home == tmp_path / ".towerline"
-    assert settings.tracking_uri == f"sqlite:///{tmp_path}/.towerline/mlflow.db"
-    assert not settings.home.exists(), "reading settings writes nothing"
+    assert settings.home == ROOT / ".towerline"
+    assert settings.tracking_uri == f"sqlite:///{ROOT}/.towerline/mlflow.db"
+
+
+def test_reading_settings_writes_nothing(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    assert settings.tracking_uri
+    assert not settings.home.exists()
 
 
 def test_the_environment_sets_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
