@@ -29,9 +29,12 @@ def main(arguments: list[str]) -> None:
     with connect(settings):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         retrieval, retrieval_config, epochs = workflow.load_challenger()
+        console.say("retrieval on the events before T1, to find the ranker's candidates")
         past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
+        console.say("the ranker on the events after T1")
         ranking = workflow.train_ranking(config.ranking, past.model, retrieval)
         evaluation = workflow.compare(retrieval, ranking, config.ranking.num_candidates)
+        console.say("retrieval on everything, to serve")
         refitted = workflow.refit_retrieval(retrieval_config, epochs)
         versions = workflow.register_champion(refitted, retrieval_config, ranking, config.ranking, evaluation)
     workflow.forget()

@@ -1,0 +1,150 @@
+"""Every command of the README, in its order, as a newcomer types it."""
+
+import csv
+import json
+import random
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from cluster.provenance import ROOT
+from tests.jobs.shell import Shell
+
+pytestmark = pytest.mark.cluster
+
+COMMANDS = re.findall(r"^\$ (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+RUN_BY_CI = {"make lint", "make test", "make install-servers", "make test-cluster"}
+SIX_GB = 6 * 10**9
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """One home for all: what one command leaves, the next finds."""
+    ports = _free_ports(2)
+    settings = {
+        "TOWERLINE_HOME": str(tmp_path_factory.mktemp("home")),
+        "TOWERLINE_SERVE_PORT": str(ports[0]),
+        "TOWERLINE_DASHBOARD_PORT": str(ports[1]),
+    }
+    shell = Shell(tmp_path_factory.mktemp("folder"), settings)
+    yield shell
+    shell.run("make cluster-down")
+    assert not shell.left_behind()
+
+
+def test_no_command_is_forgotten() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    run_by_ci = {command for command in RUN_BY_CI if command.removeprefix("make ") in ci}
+    run_here = {command for commands in (DEMO, ENDPOINT, OWN_EVENTS, CLUSTER) for command in commands}
+    assert set(COMMANDS) == run_by_ci | run_here
+
+
+def test_an_interrupted_demo_leaves_no_process_and_says_how_to_go_on(shell: Shell) -> None:
+    for moment in ("trial 1", "epoch 2"):
+        with shell.started("python -m jobs.quickstart", until=moment) as demo:
+            status = demo.interrupt()
+        assert status == 130, demo.output
+        assert "run the same command again to go on" in demo.output
+        assert "Traceback" not in demo.output
+        assert not shell.left_behind()
+
+
+def test_the_demo_goes_on_to_its_report_within_6_gb(shell: Shell) -> None:
+    with shell.started(DEMO[0], until="Data") as demo:
+        peak = demo.peak_pss_bytes()
+        assert demo.wait() == 0, demo.output
+    assert "passed: two-tower NDCG@10" in demo.output
+    assert "passed: two-tower + ranker" in demo.output
+    assert peak < SIX_GB
+    reports = Path(shell.settings["TOWERLINE_HOME"], "reports")
+    figures = json.loads((reports / "quickstart.json").read_text())["figures"]
+    assert figures["ndcg@10/two_tower"] >= 1.6 * figures["ndcg@10/popularity"]
+    assert figures["ndcg@10/two_tower_ranker"] >= figures["ndcg@10/two_tower"]
+    assert "data:image/png" in (reports / "quickstart.html").read_text()
+    assert not shell.left_behind()
+
+
+def test_the_endpoint_stays_up_and_answers(shell: Shell) -> None:
+    serve, recommend, similar, feedback = ENDPOINT
+    with shell.started(serve, until="stop with Ctrl-C") as endpoint:
+        answer = json.loads(shell.run(_at_our_ports(recommend, shell)))
+        assert len(answer["items"]) == 5
+        assert answer["items"][0]["explanation"]
+        assert json.loads(shell.run(_at_our_ports(similar, shell)))["title"] == "Star Wars"
+        assert json.loads(shell.run(_at_our_ports(feedback, shell)))["stored"] == 1
+        endpoint.interrupt()
+    assert "Traceback" not in endpoint.output
+    assert not shell.left_behind()
+
+
+def test_your_own_events_become_an_endpoint(shell: Shell) -> None:
+    _write_shop(shell.folder)
+    *jobs, serve = OWN_EVENTS
+    for job in jobs:
+        shell.run(job)
+    with shell.started(serve, until="stop with Ctrl-C"):
+        body = json.dumps({"user_id": "visitor 1 / ω", "count": 3})
+        url = f"http://127.0.0.1:{shell.settings['TOWERLINE_SERVE_PORT']}/v1/recommend"
+        answer = json.loads(shell.run(f"curl -s {url} -H 'Content-Type: application/json' -d '{body}'"))
+        assert answer["known_user"]
+        assert len(answer["items"]) == 3
+
+
+def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    up, submit, serve, down = CLUSTER
+    shell.run(up)
+    printed = shell.run(_at_our_ports(submit, shell))
+    assert "epoch 1: loss" in printed
+    assert "alias challenger" in printed
+    with shell.started(serve, until="stop with Ctrl-C"):
+        for name, value in shell.settings.items():
+            monkeypatch.setenv(name, value)
+        notebook = nbformat.read(ROOT / "notebooks" / "01_quickstart.ipynb", as_version=4)
+        nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(shell.folder)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 2
+    assert "Titanic" in outputs[-1]["data"]["text/plain"] or "(" in outputs[-1]["data"]["text/plain"]
+    shell.run(down)
+    assert not shell.left_behind()
+
+
+DEMO = [command for command in COMMANDS if command == "make demo"]
+ENDPOINT = [command for command in COMMANDS if command == "make serve" or command.startswith("curl")]
+OWN_EVENTS = [command for command in COMMANDS if command.startswith("python")]
+CLUSTER = [command for command in COMMANDS if command.startswith(("make cluster", "ray", "TOWERLINE_RAY_ADDRESS"))]
+
+
+def _at_our_ports(command: str, shell: Shell) -> str:
+    ports = {"8000": "TOWERLINE_SERVE_PORT", "8265": "TOWERLINE_DASHBOARD_PORT"}
+    return re.sub(r"(?<=:)(8000|8265)\b", lambda found: shell.settings[ports[found[0]]], command)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _write_shop(folder: Path) -> None:
+    """Visitors who keep to one brand, with ids that need care."""
+    draw = random.Random(7)
+    products = [(f"sku/{number} é", f"brand {number % 4}", draw.choice(["red", "blue"])) for number in range(40)]
+    with (folder / "products.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("sku", "brand", "colour"), *products])
+    with (folder / "clicks.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("visitor", "sku", "at"))
+        for visitor in range(80):
+            liked = [product[0] for product in products if product[1] == f"brand {visitor % 4}"]
+            for step in range(draw.randint(5, 9)):
+                writer.writerow((f"visitor {visitor} / ω", draw.choice(liked), 1_700_000_000 + 86_400 * step + visitor))
