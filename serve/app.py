@@ -9,7 +9,8 @@ from ray.serve.config import AutoscalingConfig
 
 from cluster.settings import Settings
 from serve.config import AppConfig, Replicas
-from serve.deployments import REPLICAS, Gateway
+from serve.deployments import REPLICAS
+from serve.gateway import Gateway
 
 NAME = "towerline"
 """Name of the application within Ray Serve."""

@@ -1,119 +1,64 @@
-"""The HTTP endpoint: routes, documentation and errors of one `Service`, as an ASGI application without Ray."""
+"""The gateway: the deployment that takes HTTP requests and runs the graph."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Any
+import logging
+from collections.abc import Mapping
+from typing import Any
 
-from fastapi import FastAPI, Path, Query
-from fastapi_offline import FastAPIOffline
-from starlette.convertors import PathConvertor, register_url_convertor
+import ray.exceptions
+import ray.serve
+import ray.serve.exceptions
+from fastapi import FastAPI
+from ray.serve.handle import DeploymentHandle
 
-from serve.problems import MEDIA_TYPE, Problem, install
-from serve.schemas import (
-    MAX_ID,
-    Count,
-    FeedbackRequest,
-    FeedbackResponse,
-    Health,
-    HttpModel,
-    RecommendRequest,
-    RecommendResponse,
-    SimilarResponse,
-)
-from serve.service import Service
+from cluster.settings import Settings
+from serve.batch import Batch
+from serve.config import AppConfig
+from serve.decisions import DecisionLog
+from serve.graph import Graph, RemoteCall, StageName, StageUnavailableError
+from serve.http import build_http
+from serve.loading import Parts
+from serve.service import Place, Service
 
-MAX_BODY = 2 * 2**20
-"""Bytes of a request's body."""
-
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body is not valid JSON"},
-    413: {"model": Problem, "description": f"The body is over {MAX_BODY} bytes"},
-    415: {"model": Problem, "description": "The body is not declared as JSON"},
-    422: {"model": Problem, "description": "A field is missing or invalid; `errors` names it"},
-    503: {"model": Problem, "description": "The service cannot answer now"},
-}
-_WITHOUT_BODY: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (422, 503)}
-_UNKNOWN_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such item"}}
+logger = logging.getLogger(__name__)
 
 
-class SimilarQuery(HttpModel):
-    """Query parameters of `similar`."""
+@ray.serve.ingress()
+class Gateway:
+    """Takes HTTP requests and runs the graph; the in-process stages live in its replicas."""
 
-    count: Count = 10
-    """How many items are wanted, 1 to 100."""
+    def __init__(
+        self, settings: Settings, config: AppConfig, remote: Mapping[StageName, DeploymentHandle[Any]]
+    ) -> None:
+        replica = ray.serve.get_replica_context().replica_id.unique_id
+        parts = Parts(settings, config)
+        stages = {name: parts.stage(name) for name in config.graph.in_process()}
+        calls = {name: _remote_call(name, handle) for name, handle in remote.items()}
+        self._service = Service(
+            place=Place(config.dataset, replica),
+            variant=parts.variant,
+            graph=Graph(config.graph, stages, calls),
+            store=parts.store,
+            decisions=DecisionLog(settings.home / "decisions" / config.dataset, replica),
+        )
 
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_http(self._service)
 
-class _IdConvertor(PathConvertor):
-    """An id as part of a path: Starlette's own `path` stops at a line break."""
-
-    regex = r"[\s\S]*"
-
-
-def build_http(service: Service) -> FastAPI:
-    """The ASGI application of a service: warms it up before the first request and closes it after the last.
-
-    Swagger UI is served from here.
-    """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
-        await service.health()
-        yield
-        await asyncio.to_thread(service.close)
-
-    app = FastAPIOffline(
-        title="Towerline",
-        version="1",
-        description="Recommendations from two-tower retrieval, ranking and a language model.",
-        redoc_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-    )
-    register_url_convertor("id", _IdConvertor())
-    _add_routes(app, service)
-    install(app, MAX_BODY)
-    _declare_problems(app)
-    return app
+    async def check_health(self) -> None:
+        """Called by Serve: a replica whose model does not answer is replaced."""
+        await self._service.health()
 
 
-def _add_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/recommend", responses=_PROBLEMS)
-    async def recommend(request: RecommendRequest) -> RecommendResponse:
-        """Items for a user, best first. An unknown user gets an answer too."""
-        return await service.recommend(request)
+def _remote_call(name: StageName, handle: DeploymentHandle[Any]) -> RemoteCall:
+    """One handle call per batch. What Ray reports as failure of the stage becomes `StageUnavailableError`."""
 
-    @app.get("/v1/items/{item_id:id}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)
-    async def similar(
-        item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID, description="Percent-encoded, slashes too.")],
-        query: Annotated[SimilarQuery, Query()],
-    ) -> SimilarResponse:
-        """The items nearest to one."""
-        return service.similar(item_id, query.count)
+    async def call(batch: Batch) -> Batch:
+        try:
+            answered: Any = await handle.run.remote(batch)
+        except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+            logger.warning("stage %s failed: %s", name, error)
+            raise StageUnavailableError(f"stage {name!r} does not answer") from error
+        assert isinstance(answered, Batch)
+        return answered
 
-    @app.post("/v1/feedback", responses=_PROBLEMS)
-    async def feedback(request: FeedbackRequest) -> FeedbackResponse:
-        """Tell what users did. The events are on the disk when the answer comes, and count from then on."""
-        return await asyncio.to_thread(service.feedback, request)
-
-    @app.get("/healthz", responses={503: _PROBLEMS[503]})
-    async def healthz() -> Health:
-        """Whether the model answers: this asks it."""
-        return await service.health()
-
-
-def _declare_problems(app: FastAPI) -> None:
-    """Say in the OpenAPI document that errors are `application/problem+json`."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            for path in generate()["paths"].values():
-                for operation in path.values():
-                    for status, response in operation["responses"].items():
-                        if status >= "400":
-                            response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
-        assert app.openapi_schema is not None
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    return call

@@ -1,22 +1,17 @@
-"""From the registry and the stores to what a replica needs, loaded when it is first asked for."""
+"""From the registry and the stores to what a replica needs, imported and loaded when it is first asked for."""
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from cluster.assets import SMOLLM2, fetch
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from data.online_store import OnlineStore
 from serve.batch import Stage
 from serve.config import AppConfig
 from serve.graph import StageName
-from serve.stages.explain import Explain
-from serve.stages.facts import GatherFacts
-from serve.stages.features import Features
-from serve.stages.filter import Filter
-from serve.stages.ranking import Ranking
-from serve.stages.retrieval import Retrieval
-from serve.variant import Variant
-from train.registry import load_champion
+
+if TYPE_CHECKING:
+    from serve.variant import Variant
 
 
 def online_store(settings: Settings, dataset: str) -> OnlineStore:
@@ -32,8 +27,11 @@ class Parts:
         self._config = config
 
     @cached_property
-    def variant(self) -> Variant:
+    def variant(self) -> "Variant":
         """The champion. Raises `TowerlineError` if there is none or it does not fit this code's features."""
+        from serve.variant import Variant
+        from train.registry import load_champion
+
         return Variant.of(load_champion(self._settings.tracking_uri, self._config.dataset))
 
     @cached_property
@@ -52,14 +50,27 @@ class Parts:
         graph = self._config.graph
         match name:
             case "features":
+                from serve.stages.features import Features
+
                 return Features(self.variant, self.store)
             case "retrieval":
+                from serve.stages.retrieval import Retrieval
+
                 return Retrieval(self.variant, graph.candidates)
             case "filter":
+                from serve.stages.filter import Filter
+
                 return Filter(self.variant.catalogue, graph.candidates)
             case "ranking":
+                from serve.stages.ranking import Ranking
+
                 return Ranking(self.variant, self.store)
             case "facts":
+                from serve.stages.facts import GatherFacts
+
                 return GatherFacts(self.variant.catalogue, graph.explained_items)
             case "explain":
+                from cluster.assets import SMOLLM2, fetch
+                from serve.stages.explain import Explain
+
                 return Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, self._config.explain)

@@ -248,7 +248,7 @@ def _candidates(batch: Batch) -> dict[str, list[Any]]:
 
 
 def _table(events: Sequence[FeedbackEvent], now: datetime) -> pl.DataFrame:
-    """Feedback as events of the schema."""
+    """Feedback as events of the schema. What a client's fast clock dates after `now` happened now."""
     time_dtype = pl.Datetime("us", "UTC")
     return pl.DataFrame(
         {
@@ -257,7 +257,7 @@ def _table(events: Sequence[FeedbackEvent], now: datetime) -> pl.DataFrame:
             ITEM_ID: [event.item_id for event in events],
             EVENT_TYPE: [event.event_type for event in events],
             VALUE: [event.value for event in events],
-            EVENT_TIME: [(event.event_time or now).astimezone(UTC) for event in events],
+            EVENT_TIME: [min(event.event_time or now, now).astimezone(UTC) for event in events],
             INGEST_TIME: [now] * len(events),
             DECISION_ID: [event.decision_id for event in events],
         },

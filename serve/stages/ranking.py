@@ -44,7 +44,11 @@ class Ranking:
         )
 
     def _item_features(self, batch: Batch) -> pl.DataFrame:
-        """Item features as of the batch's moment, B x K rows."""
+        """Item features as of the batch's moment, B x K rows.
+
+        An event that another replica's clock dates after this moment counts as one of this moment.
+        """
+        now = pl.lit(batch.at).cast(TIME)
         catalogue = self._variant.catalogue
         state = self._store.item_aggregates()
         candidates = pl.DataFrame({"code": batch.codes_BK.ravel()})
@@ -57,9 +61,9 @@ class Ranking:
                 ITEM_ID,
                 ITEM_EVENT_COUNT,
                 ITEM_SUM_VALUE,
-                ITEM_LAST_TIME,
+                pl.min_horizontal(ITEM_LAST_TIME, now).alias(ITEM_LAST_TIME),
                 pl.lit(state[ITEM_EVENT_COUNT].sum()).alias(COUNTED_EVENTS),
-                pl.lit(batch.at).cast(TIME).alias(EVENT_TIME),
+                now.alias(EVENT_TIME),
             )
         )
         rows = candidates.join(finished, on="code", how="left", maintain_order="left")

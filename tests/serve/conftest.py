@@ -161,8 +161,9 @@ def shop_variant(shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: Ra
 
 
 @pytest.fixture(scope="session")
-def shop_store(shop: Dataset, shop_home: Path) -> OnlineStore:
-    store = OnlineStore(shop_home / "online" / "shop.db")
+def shop_store(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> OnlineStore:
+    """A store to read; tests that write make their own."""
+    store = OnlineStore(tmp_path_factory.mktemp("store") / "shop.db")
     store.publish(shop)
     return store
 
@@ -174,21 +175,29 @@ def odd_item(request: pytest.FixtureRequest) -> str:
     return item
 
 
-def in_process_stages(variant: Variant, store: OnlineStore, config: GraphConfig) -> dict[StageName, Stage]:
-    """All stages but the language model's, as the gateway composes them."""
-    return {
-        "features": Features(variant, store),
-        "retrieval": Retrieval(variant, config.candidates),
-        "filter": Filter(variant.catalogue, config.candidates),
-        "ranking": Ranking(variant, store),
-        "facts": GatherFacts(variant.catalogue, config.explained_items),
-    }
+@pytest.fixture(scope="session")
+def make_stages(shop_variant: Variant) -> Callable[[OnlineStore], dict[StageName, Stage]]:
+    """All stages but the language model's, over a store."""
+
+    def make(store: OnlineStore) -> dict[StageName, Stage]:
+        config = GraphConfig()
+        return {
+            "features": Features(shop_variant, store),
+            "retrieval": Retrieval(shop_variant, config.candidates),
+            "filter": Filter(shop_variant.catalogue, config.candidates),
+            "ranking": Ranking(shop_variant, store),
+            "facts": GatherFacts(shop_variant.catalogue, config.explained_items),
+        }
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def shop_stages(shop_variant: Variant, shop_store: OnlineStore) -> dict[StageName, Stage]:
-    """All stages but the language model's."""
-    return in_process_stages(shop_variant, shop_store, GraphConfig())
+def shop_stages(
+    make_stages: Callable[[OnlineStore], dict[StageName, Stage]], shop_store: OnlineStore
+) -> dict[StageName, Stage]:
+    """The stages over the store that nobody writes to."""
+    return make_stages(shop_store)
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,21 @@ import ray.serve
 from cluster.session import RaySession
 from cluster.settings import Settings
 from serve.app import NAME
-from serve.batch import Batch, Call, Stage
+from serve.batch import Batch, Call
 from serve.config import AppConfig, Replicas
-from serve.graph import RANKED, GraphConfig, StageName, run_stages
+from serve.graph import RANKED, GraphConfig, run_stages
+from serve.loading import Parts
 from serve.session import running
 from serve.variant import Variant
 
 SMALL = Replicas(num_cpus=0.1)
+CONFIG = AppConfig(
+    dataset="shop",
+    graph=GraphConfig(retrieval="remote", ranking="remote"),
+    gateway_replicas=SMALL,
+    stage_replicas=SMALL,
+    explain_replicas=SMALL,
+)
 CALLS = [Call("d", f"user {number}", 5, ("item-2",) * (number % 2)) for number in range(6)]
 
 
@@ -27,14 +35,7 @@ def url(
     champion: dict[str, str],  # noqa: ARG001
 ) -> Iterator[str]:
     """An endpoint whose retrieval and ranking are remote."""
-    config = AppConfig(
-        dataset="shop",
-        graph=GraphConfig(retrieval="remote", ranking="remote"),
-        gateway_replicas=SMALL,
-        stage_replicas=SMALL,
-        explain_replicas=SMALL,
-    )
-    with running(settings, config) as url:
+    with running(settings, CONFIG) as url:
         yield url
 
 
@@ -45,9 +46,10 @@ def test_each_remote_stage_is_a_deployment(url: str) -> None:  # noqa: ARG001
 
 
 def test_the_answers_are_those_of_the_stages_in_one_process(
-    url: str, shop_stages: dict[StageName, Stage], shop_variant: Variant
+    url: str, settings: Settings, shop_variant: Variant
 ) -> None:
-    expected = run_stages([(name, shop_stages[name]) for name in RANKED], Batch(tuple(CALLS), datetime.now(UTC)))
+    parts = Parts(settings, CONFIG)
+    expected = run_stages([(name, parts.stage(name)) for name in RANKED], Batch(tuple(CALLS), datetime.now(UTC)))
     for row, call in enumerate(CALLS):
         question = {"user_id": call.user_id, "count": call.count, "recent_items": call.recent_items}
         items = httpx.post(f"{url}/v1/recommend", json=question, timeout=60).json()["items"]

@@ -1,11 +1,14 @@
 """Retrieval, filter and ranking over the real models: order, ties, and nothing seen comes back."""
 
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from data.dataset import Dataset
 from data.online_store import OnlineStore
 from serve.batch import Batch, Call, Stage
 from serve.graph import RANKED, StageName, run_stages
@@ -101,3 +104,16 @@ def test_an_answer_does_not_depend_on_who_else_waits(shop_stages: dict[StageName
         assert alone.codes_BK[0].tolist() == share.codes_BK[0].tolist()
         np.testing.assert_allclose(alone.scores_BK, share.scores_BK, rtol=1e-4, atol=1e-5)
         assert alone.item_features.equals(share.item_features)
+
+
+def test_an_event_of_a_clock_that_is_ahead_counts_as_now(
+    make_stages: Callable[[OnlineStore], dict[StageName, Stage]], shop: Dataset, tmp_path: Path
+) -> None:
+    store = OnlineStore(tmp_path / "store.db")
+    store.publish(shop)
+    event = shop.events()[:1].with_columns(event_id=pl.lit("new"), event_time=pl.lit(NOW + timedelta(minutes=1)))
+    store.append_events(event.cast({"event_time": pl.Datetime("us", "UTC")}))
+    done = through(make_stages(store), "ranking", Call("a", "nobody", 5))
+    row = done.item_features.filter(pl.col("item_id") == event["item_id"][0])
+    assert row["item_seconds_since_last"].to_list() == [0.0]
+    assert np.isfinite(done.scores_BK[done.codes_BK != UNKNOWN]).all()

@@ -17,16 +17,17 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from data.dataset import Dataset
 from data.online_store import OnlineStore
 from serve.batch import Batch, Stage
 from serve.decisions import DecisionLog, read_decisions
-from serve.gateway import MAX_BODY, build_http
 from serve.graph import Graph, GraphConfig, StageName, StageUnavailableError
+from serve.http import MAX_BODY, build_http
 from serve.problems import Problem
 from serve.service import Place, Service
 from serve.variant import Variant
 
-Stages = dict[StageName, Stage]
+MakeStages = Callable[[OnlineStore], dict[StageName, Stage]]
 
 
 async def no_language_model(_: Batch) -> Batch:
@@ -40,14 +41,21 @@ def decisions_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def store(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> OnlineStore:
+    store = OnlineStore(tmp_path_factory.mktemp("store") / "shop.db")
+    store.publish(shop)
+    return store
+
+
+@pytest.fixture(scope="module")
 def client(
-    shop_variant: Variant, shop_store: OnlineStore, shop_stages: Stages, decisions_folder: Path
+    shop_variant: Variant, store: OnlineStore, make_stages: MakeStages, decisions_folder: Path
 ) -> Iterator[httpx.Client]:
     service = Service(
         place=Place("shop", "replica-1"),
         variant=shop_variant,
-        graph=Graph(GraphConfig(), shop_stages, {"explain": no_language_model}),
-        store=shop_store,
+        graph=Graph(GraphConfig(), make_stages(store), {"explain": no_language_model}),
+        store=store,
         decisions=DecisionLog(decisions_folder, "replica-1"),
     )
     with _listening(build_http(service)) as url, httpx.Client(base_url=url, timeout=30) as client:
@@ -268,7 +276,7 @@ def test_a_wrong_method_is_refused(client: httpx.Client, method: str, path: str,
     assert response.headers["allow"] == allowed
 
 
-def test_feedback_is_stored_and_counts_from_then_on(client: httpx.Client, shop_store: OnlineStore) -> None:
+def test_feedback_is_stored_and_counts_from_then_on(client: httpx.Client, store: OnlineStore) -> None:
     first = ask(client, user_id="newcomer", count=5)
     liked = first["items"][0]["item_id"]
     event = {
@@ -281,7 +289,7 @@ def test_feedback_is_stored_and_counts_from_then_on(client: httpx.Client, shop_s
     }
     response = client.post("/v1/feedback", json={"events": [event]})
     assert response.json() == {"stored": 1, "duplicates": 0, "event_ids": ["feedback/1"]}
-    stored = shop_store.user_events(["newcomer"])
+    stored = store.user_events(["newcomer"])
     assert stored.select("event_id", "item_id", "event_type", "value", "decision_id").rows() == [
         ("feedback/1", liked, "buy", 5.0, first["decision_id"])
     ]
@@ -290,21 +298,29 @@ def test_feedback_is_stored_and_counts_from_then_on(client: httpx.Client, shop_s
     assert liked not in [item["item_id"] for item in after["items"]]
 
 
-def test_feedback_sent_twice_is_stored_once(client: httpx.Client, shop_store: OnlineStore) -> None:
+def test_feedback_of_a_fast_clock_happened_now(client: httpx.Client, store: OnlineStore) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
+    event = {"user_id": "fast", "item_id": "item-1", "event_time": soon}
+    assert client.post("/v1/feedback", json={"events": [event]}).json()["stored"] == 1
+    assert store.user_events(["fast"])["event_time"][0] <= datetime.now(UTC)
+    assert ask(client, user_id="fast")["known_user"] is True
+
+
+def test_feedback_sent_twice_is_stored_once(client: httpx.Client, store: OnlineStore) -> None:
     event = {"user_id": "twice", "item_id": "item-1", "event_id": "once", "event_time": "2024-05-02T10:00:00+02:00"}
     assert client.post("/v1/feedback", json={"events": [event]}).json()["stored"] == 1
     again = client.post("/v1/feedback", json={"events": [event, event]})
     assert again.json() == {"stored": 0, "duplicates": 2, "event_ids": ["once", "once"]}
-    assert shop_store.user_events(["twice"])["event_time"].to_list() == [datetime(2024, 5, 2, 8, tzinfo=UTC)]
+    assert store.user_events(["twice"])["event_time"].to_list() == [datetime(2024, 5, 2, 8, tzinfo=UTC)]
 
 
-def test_many_events_of_any_ids_are_stored(client: httpx.Client, shop_store: OnlineStore, odd_item: str) -> None:
+def test_many_events_of_any_ids_are_stored(client: httpx.Client, store: OnlineStore, odd_item: str) -> None:
     user = f"many {odd_item}"
     events = [{"user_id": user, "item_id": item} for item in (odd_item, "never in the catalogue", odd_item)]
     response = client.post("/v1/feedback", json={"events": events})
     assert response.json()["stored"] == 3
     assert len(set(response.json()["event_ids"])) == 3
-    assert sorted(shop_store.user_events([user])["item_id"]) == sorted([odd_item, "never in the catalogue", odd_item])
+    assert sorted(store.user_events([user])["item_id"]) == sorted([odd_item, "never in the catalogue", odd_item])
     assert odd_item not in [item["item_id"] for item in ask(client, user_id=user, count=100)["items"]]
 
 
@@ -330,15 +346,13 @@ BAD_FEEDBACK = {
 
 
 @pytest.mark.parametrize("case", BAD_FEEDBACK)
-def test_bad_feedback_is_named_and_none_of_it_is_stored(
-    client: httpx.Client, shop_store: OnlineStore, case: str
-) -> None:
+def test_bad_feedback_is_named_and_none_of_it_is_stored(client: httpx.Client, store: OnlineStore, case: str) -> None:
     body, field = BAD_FEEDBACK[case]
     response = client.post("/v1/feedback", content=json.dumps(body), headers={"content-type": "application/json"})
     problem = problem_of(response, 422)
     assert problem.errors[0].field == field
     assert field in problem.detail
-    assert shop_store.user_events(["u"]).is_empty()
+    assert store.user_events(["u"]).is_empty()
 
 
 def test_health_asks_the_model(client: httpx.Client) -> None:

@@ -1,0 +1,119 @@
+"""The HTTP endpoint: routes, documentation and errors of one `Service`, as an ASGI application without Ray."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query
+from fastapi_offline import FastAPIOffline
+from starlette.convertors import PathConvertor, register_url_convertor
+
+from serve.problems import MEDIA_TYPE, Problem, install
+from serve.schemas import (
+    MAX_ID,
+    Count,
+    FeedbackRequest,
+    FeedbackResponse,
+    Health,
+    HttpModel,
+    RecommendRequest,
+    RecommendResponse,
+    SimilarResponse,
+)
+from serve.service import Service
+
+MAX_BODY = 2 * 2**20
+"""Bytes of a request's body."""
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body is not valid JSON"},
+    413: {"model": Problem, "description": f"The body is over {MAX_BODY} bytes"},
+    415: {"model": Problem, "description": "The body is not declared as JSON"},
+    422: {"model": Problem, "description": "A field is missing or invalid; `errors` names it"},
+    503: {"model": Problem, "description": "The service cannot answer now"},
+}
+_WITHOUT_BODY: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (422, 503)}
+_UNKNOWN_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such item"}}
+
+
+class SimilarQuery(HttpModel):
+    """Query parameters of `similar`."""
+
+    count: Count = 10
+    """How many items are wanted, 1 to 100."""
+
+
+class _IdConvertor(PathConvertor):
+    """An id as part of a path: Starlette's own `path` stops at a line break."""
+
+    regex = r"[\s\S]*"
+
+
+def build_http(service: Service) -> FastAPI:
+    """The ASGI application of a service: warms it up before the first request and closes it after the last.
+
+    Swagger UI is served from here.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        await service.health()
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPIOffline(
+        title="Towerline",
+        version="1",
+        description="Recommendations from two-tower retrieval, ranking and a language model.",
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    register_url_convertor("id", _IdConvertor())
+    _add_routes(app, service)
+    install(app, MAX_BODY)
+    _declare_problems(app)
+    return app
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/recommend", responses=_PROBLEMS)
+    async def recommend(request: RecommendRequest) -> RecommendResponse:
+        """Items for a user, best first. An unknown user gets an answer too."""
+        return await service.recommend(request)
+
+    @app.get("/v1/items/{item_id:id}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)
+    async def similar(
+        item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID, description="Percent-encoded, slashes too.")],
+        query: Annotated[SimilarQuery, Query()],
+    ) -> SimilarResponse:
+        """The items nearest to one."""
+        return service.similar(item_id, query.count)
+
+    @app.post("/v1/feedback", responses=_PROBLEMS)
+    async def feedback(request: FeedbackRequest) -> FeedbackResponse:
+        """Tell what users did. The events are on the disk when the answer comes, and count from then on."""
+        return await asyncio.to_thread(service.feedback, request)
+
+    @app.get("/healthz", responses={503: _PROBLEMS[503]})
+    async def healthz() -> Health:
+        """Whether the model answers: this asks it."""
+        return await service.health()
+
+
+def _declare_problems(app: FastAPI) -> None:
+    """Say in the OpenAPI document that errors are `application/problem+json`."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for path in generate()["paths"].values():
+                for operation in path.values():
+                    for status, response in operation["responses"].items():
+                        if status >= "400":
+                            response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,82 @@
+"""The endpoint as a process of its own: it says where it is, stops when told, and a kill leaves nothing behind."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster.settings import Settings
+from serve.loading import online_store
+
+pytestmark = pytest.mark.cluster
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`python -m jobs.serve_models --dataset shop` in a process group of its own, and the URL that it printed."""
+    environment = os.environ | {
+        "TOWERLINE_HOME": str(settings.home),
+        "TOWERLINE_SERVE_PORT": str(settings.serve_port),
+        "TOWERLINE_NUM_CPUS": "2",
+    }
+    command = [sys.executable, "-m", "jobs.serve_models", "--dataset", "shop"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True, cwd=_root()
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := re.search(r"serving data set shop at (http://\S+)", line):
+                yield process, found[1]
+                break
+        else:
+            pytest.fail(f"it ended with status {process.wait()} before it served")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _root() -> Path:
+    return Path(__file__).parents[2]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_told_to_stop(settings: Settings, champion: dict[str, str], number: int) -> None:
+    with serving(settings) as (process, url):
+        assert url == f"http://127.0.0.1:{settings.serve_port}"
+        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": "user 1"}, timeout=60).json()
+        assert answer["models"] == champion
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 130
+        assert not _listens(settings.serve_port)
+
+
+def test_after_a_kill_it_starts_again_and_remembers(settings: Settings, champion: dict[str, str]) -> None:  # noqa: ARG001
+    event = {"user_id": "before the kill", "item_id": "item-1", "event_id": "kill-1"}
+    with serving(settings) as (process, url):
+        assert httpx.post(f"{url}/v1/feedback", json={"events": [event]}, timeout=60).json()["stored"] == 1
+        process.kill()
+        process.wait()
+    assert online_store(settings, "shop").user_events(["before the kill"])["event_id"].to_list() == ["kill-1"]
+    deadline = time.monotonic() + 60
+    while _listens(settings.serve_port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with serving(settings) as (_, url):
+        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": "before the kill"}, timeout=60).json()
+        assert answer["known_user"] is True
+        assert httpx.post(f"{url}/v1/feedback", json={"events": [event]}, timeout=60).json()["duplicates"] == 1
