@@ -1,6 +1,5 @@
 """One call that gives a Ray session, the same in a job, a submitted job and a notebook: `connect(Settings())`."""
 
-import json
 import logging
 import os
 import shutil
@@ -96,6 +95,7 @@ def _start(settings: Settings, dashboard: bool, log_to_driver: bool) -> RaySessi
         )
     except BaseException:
         ray.shutdown()
+        shutil.rmtree(temp_dir, ignore_errors=True)
         raise
     return RaySession(ray.get_runtime_context().gcs_address, "started", temp_dir)
 
@@ -123,13 +123,15 @@ def _address(settings: Settings) -> str:
     """The cluster to attach to, empty for none."""
     address = settings.ray_address or os.environ.get("RAY_ADDRESS", "")
     if address == "auto" and not in_submitted_job():
-        try:
-            return str(json.loads((settings.home / "cluster.json").read_text())["gcs_address"])
-        except FileNotFoundError:
+        from cluster.local_cluster import read_note
+
+        cluster = read_note(settings)
+        if cluster is None or not cluster.is_running():
             raise TowerlineError(
                 f"TOWERLINE_RAY_ADDRESS is 'auto', but no cluster runs with TOWERLINE_HOME={settings.home}; "
                 "start one with `make cluster-up`"
-            ) from None
+            )
+        return cluster.gcs_address
     if address.startswith("http"):
         raise TowerlineError(
             f"TOWERLINE_RAY_ADDRESS is {address!r}, the address of a job server; set the cluster's own host:port, "
