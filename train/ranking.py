@@ -4,7 +4,6 @@ Its candidates come from a retrieval model fitted on events before a moment T1 a
 the scores that a retrieval model gives its own training positives are better than any it will give when serving.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from train.metrics import ndcg_at, ranks_of
 from train.models.ranker import Ranker, RankerConfig, RankerInputs, RankingBatch
 from train.models.ranking import RankingModel, ranker_inputs
 from train.models.retrieval import RetrievalModel, item_attribute_codes
+from train.order import epoch_generator, shares
 from train.tracking import TrackingTarget
 from train.trainer import Scaling, train_distributed
 from train.vocabulary import Vocabulary
@@ -96,11 +96,10 @@ class RankingTask:
 
     def batches(self, epoch: int, rank: int, size: int) -> Iterator[RankingBatch]:
         """This rank's share of every global batch; the order is a function of (seed, epoch) alone."""
-        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.examples_per_epoch, generator=generator)
-        for rows in torch.tensor_split(order, math.ceil(len(order) / self._config.batch_size)):
-            share = torch.tensor_split(rows, size)[rank]
-            yield RankingBatch(self._inputs[share], self._positive_B[share], scale=size / len(rows))
+        generator = epoch_generator(self._config.seed, epoch)
+        ours = shares(self.examples_per_epoch, self._config.batch_size, generator=generator, rank=rank, size=size)
+        for share in ours:
+            yield RankingBatch(self._inputs[share.rows], self._positive_B[share.rows], share.scale)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Training the two-tower: which rows it learns from, in which order, and how it is judged on the way."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from train.metrics import ndcg_at, ranks_of, recall_at
 from train.models.covisitation import fit_covisitation
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import RetrievalBatch, TwoTower, TwoTowerConfig, sampling_probabilities
+from train.order import epoch_generator, shares
 from train.tracking import TrackingTarget
 from train.trainer import Scaling, train_distributed
 from train.vocabulary import Vocabulary
@@ -97,17 +97,11 @@ class RetrievalTask:
 
     def batches(self, epoch: int, rank: int, size: int) -> Iterator[RetrievalBatch]:
         """This rank's share of every global batch; the order is a function of (seed, epoch) alone."""
-        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.examples_per_epoch, generator=generator)
-        num_batches = math.ceil(len(order) / self._config.batch_size)
-        for rows in torch.tensor_split(order, num_batches):
-            share = torch.tensor_split(rows, size)[rank]
-            yield RetrievalBatch(
-                users=self._users[share],
-                target_B=self._targets_B[share],
-                scale=size / len(rows),
-                negatives_N=self._sample_negatives(generator),
-            )
+        generator = epoch_generator(self._config.seed, epoch)
+        ours = shares(self.examples_per_epoch, self._config.batch_size, generator=generator, rank=rank, size=size)
+        for share in ours:
+            negatives_N = self._sample_negatives(generator)
+            yield RetrievalBatch(self._users[share.rows], self._targets_B[share.rows], share.scale, negatives_N)
 
     def validate(self) -> dict[str, float]:
         """NDCG@10 and Recall@10 of the validation events, full catalogue, the user's history masked."""
