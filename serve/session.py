@@ -62,13 +62,21 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray.serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=logging_config())
-        ray.serve.run(application(settings, config), name=NAME, route_prefix="/", logging_config=logging_config())
+        _deploy(settings, config)
         yield base_url(settings)
     finally:
         if started_here:
             stop_serve()
         else:
             ray.serve.delete(NAME)
+
+
+def _deploy(settings: Settings, config: AppConfig) -> None:
+    """Deploy the application and wait until it answers."""
+    try:
+        ray.serve.run(application(settings, config), name=NAME, route_prefix="/", logging_config=logging_config())
+    except RuntimeError as error:
+        raise TowerlineError(f"the endpoint of data set {config.dataset!r} did not start: {error}") from error
 
 
 def stop_serve() -> None:

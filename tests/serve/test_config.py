@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
 from cluster.errors import TowerlineError
+from serve.app import build
 from serve.config import AppConfig, Replicas, read_config
 
 EXAMPLE = Path(__file__).parents[2] / "jobs" / "configs" / "serve_models.toml"
@@ -34,3 +36,21 @@ def test_unknown_keys_and_contradictions_are_refused(tmp_path: Path) -> None:
         read_config("shop", tmp_path / "serve.toml")
     with pytest.raises(ValidationError, match="min is 3, which is over max 2"):
         Replicas(min=3, max=2)
+
+
+def test_ray_serve_builds_the_application_from_plain_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `serve deploy serve.app:build dataset=shop` does: arguments become the typed config or are refused."""
+    monkeypatch.setenv("TOWERLINE_HOME", str(tmp_path))
+    arguments = {"dataset": "shop", "graph": {"ranking": "remote"}, "gateway_replicas": {"min": 2, "max": 5}}
+    application = call_user_app_builder_with_args_if_necessary(build, arguments)
+    gateway = application._bound_deployment
+    scaling = gateway._deployment_config.autoscaling_config
+    assert (gateway.name, scaling.min_replicas, scaling.max_replicas) == ("Gateway", 2, 5)
+    _, config, remote = gateway.init_args
+    assert config == AppConfig.model_validate(arguments)
+    assert {name: bound._bound_deployment.name for name, bound in remote.items()} == {
+        "ranking": "RankingReplica",
+        "explain": "ExplainReplica",
+    }
+    with pytest.raises(ValidationError, match="datasett"):
+        call_user_app_builder_with_args_if_necessary(build, {"datasett": "shop"})

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from data.dataset import Dataset
+from data.features import ITEM_FEATURE_COLUMNS
 from data.online_store import OnlineStore
 from serve.batch import Batch, Call, Stage
 from serve.graph import RANKED, StageName, run_stages
@@ -16,6 +17,8 @@ from serve.stages.filter import Filter
 from serve.stages.ranking import Ranking
 from serve.stages.retrieval import Retrieval
 from serve.variant import Variant
+from train.models.ranking import RankingModel
+from train.models.retrieval import RetrievalModel
 from train.vocabulary import UNKNOWN
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -117,3 +120,25 @@ def test_an_event_of_a_clock_that_is_ahead_counts_as_now(
     row = done.item_features.filter(pl.col("item_id") == event["item_id"][0])
     assert row["item_seconds_since_last"].to_list() == [0.0]
     assert np.isfinite(done.scores_BK[done.codes_BK != UNKNOWN]).all()
+
+
+def test_the_graph_answers_as_the_models_alone_do(
+    shop_stages: dict[StageName, Stage],
+    shop_variant: Variant,
+    shop_retrieval: RetrievalModel,
+    shop_ranking: RankingModel,
+) -> None:
+    """Search without what was seen, score, sort: the path that offline evaluation takes."""
+    done = through(shop_stages, "ranking", *(Call(user, user, 5) for user in ("user 0", "user 6", "nobody")))
+    exclude = [np.array([shop_variant.catalogue.code(item) for item in seen], np.int64) for seen in done.seen]
+    codes_BK, scores_BK = shop_retrieval.index.search(shop_retrieval.encode_users(done.users), 100, exclude)
+    features = {row["item_id"]: row for row in done.item_features.iter_rows(named=True)}
+    ids = [[shop_variant.catalogue.item_id(code) if code else None for code in codes] for codes in codes_BK.tolist()]
+    features_BKF = np.array(
+        [[[features[item][name] for name in ITEM_FEATURE_COLUMNS] for item in row] for row in ids], np.float32
+    )
+    logits_BK = shop_ranking.score(done.users, codes_BK, scores_BK, features_BKF, shop_retrieval)
+    order_BK = np.argsort(-logits_BK, axis=1, kind="stable")
+    for row in range(3):
+        expected = codes_BK[row, order_BK[row]]
+        assert done.codes_BK[row, : (expected != UNKNOWN).sum()].tolist() == expected[expected != UNKNOWN].tolist()
