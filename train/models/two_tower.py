@@ -6,10 +6,10 @@ read through the item tower, which is what lets one table learn from both sides.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,6 +40,14 @@ class TwoTowerConfig(BaseModel):
     """Negatives shared by a batch, for the sampled softmax."""
     sampling_power: NonNegativeFloat = 0.75
     """Negatives are drawn in proportion to item frequency to this power."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.embedding_dim % self.attention_heads:
+            raise ValueError(
+                f"embedding_dim is {self.embedding_dim}, expected a multiple of attention_heads, {self.attention_heads}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -105,8 +113,10 @@ class TwoTower(nn.Module):
     def forward(self, batch: RetrievalBatch) -> Tensor:
         """Cross-entropy of the chosen items, scaled so that the mean over ranks is the global batch's mean loss.
 
-        With `sampled_softmax` the logits are corrected by -log Q of the sampler (Bengio & Senécal, 2008; Yi et al.,
-        "Sampling-bias-corrected neural modeling", RecSys 2019), and negatives equal to the target are left out.
+        With `sampled_softmax` each negative's logit is corrected by -log Q, Q being how often the sampler is expected
+        to draw it (Bengio & Senécal, 2008; Yi et al., "Sampling-bias-corrected neural modeling", RecSys 2019). The
+        target is always there, so it needs no correction, and negatives equal to it are left out: the sum over
+        negatives then estimates that over all other items without bias.
         """
         items_ID = self.encode_items()
         users_BD = self._encode(batch.users, items_ID)
@@ -169,9 +179,9 @@ class TwoTower(nn.Module):
         return attended.reshape(batch, dim) + last_BD
 
     def _sampled_loss(self, users_BD: Tensor, items_ID: Tensor, target_B: Tensor, negatives_N: Tensor) -> Tensor:
-        log_q_I = sampling_probabilities(self.item_frequency_I, self.config.sampling_power).log()
-        positive_B = (users_BD * items_ID[target_B]).sum(dim=1) - log_q_I[target_B]
-        negative_BN = users_BD @ items_ID[negatives_N].T - log_q_I[negatives_N]
+        expected_I = sampling_probabilities(self.item_frequency_I, self.config.sampling_power) * len(negatives_N)
+        positive_B = (users_BD * items_ID[target_B]).sum(dim=1)
+        negative_BN = users_BD @ items_ID[negatives_N].T - expected_I[negatives_N].log()
         negative_BN = negative_BN.masked_fill(negatives_N == target_B.unsqueeze(1), -torch.inf)
         logits = torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
         return functional.cross_entropy(logits, torch.zeros_like(target_B), reduction="none")

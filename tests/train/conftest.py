@@ -1,0 +1,116 @@
+"""The planted data set and all that the workflow makes of it, once for the suite and without Ray."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+from cluster.settings import Settings
+from tests.train.planted import Planted, plant
+from train.evaluation import Evaluation
+from train.loop import EpochResult, FitConfig
+from train.models.retrieval import RetrievalModel, item_attribute_codes
+from train.models.two_tower import TwoTower, TwoTowerConfig
+from train.ranking import RankingConfig, TrainedRanking
+from train.registry import Kind
+from train.retrieval import RetrievalConfig, TrainedRetrieval
+from train.trainer import Scaling
+from train.vocabulary import Vocabulary
+from train.workflow import Workflow
+
+RETRIEVAL = RetrievalConfig(
+    two_tower=TwoTowerConfig(embedding_dim=16, history_length=8),
+    batch_size=128,
+    learning_rate=5e-3,
+    fit=FitConfig(epochs=8, patience=3),
+)
+RANKING = RankingConfig(num_candidates=20, batch_size=32, fit=FitConfig(epochs=3, patience=2))
+
+
+@dataclass(frozen=True)
+class DonePath:
+    """All steps of the workflow, done."""
+
+    workflow: Workflow
+    retrieval: TrainedRetrieval
+    past: TrainedRetrieval
+    ranking: TrainedRanking
+    evaluation: Evaluation
+    refitted: TrainedRetrieval
+    challenger: str
+    champions: dict[Kind, str]
+    epochs: list[EpochResult]
+    """What `progress` was told."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two trainings beside each other would only be slower with more."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return plant(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.fixture(scope="session")
+def retrieval_config() -> RetrievalConfig:
+    return RETRIEVAL
+
+
+@pytest.fixture(scope="session")
+def ranking_config() -> RankingConfig:
+    return RANKING
+
+
+@pytest.fixture(scope="session")
+def path(planted: Planted) -> DonePath:
+    """What `jobs.quickstart` does between search and serving."""
+    epochs: list[EpochResult] = []
+    workflow = Workflow(
+        Settings(home=planted.home), planted.dataset, planted.folder, Scaling(backend="none"), progress=epochs.append
+    )
+    retrieval = workflow.train_retrieval(RETRIEVAL)
+    past = workflow.train_past_retrieval(RETRIEVAL, retrieval.best_epoch + 1, RANKING.past_share)
+    ranking = workflow.train_ranking(RANKING, past.model, retrieval.model)
+    evaluation = workflow.compare(retrieval.model, ranking, RANKING.num_candidates)
+    refitted = workflow.refit_retrieval(RETRIEVAL, retrieval.best_epoch + 1)
+    return DonePath(
+        workflow,
+        retrieval,
+        past,
+        ranking,
+        evaluation,
+        refitted,
+        challenger=workflow.register_challenger(retrieval, RETRIEVAL, evaluation),
+        champions=workflow.register_champion(refitted, RETRIEVAL, ranking, RANKING, evaluation),
+        epochs=epochs,
+    )
+
+
+@pytest.fixture(scope="session")
+def vocabulary(planted: Planted) -> Vocabulary:
+    return Vocabulary.build(planted.dataset.events(), planted.dataset.items(), planted.dataset.users())
+
+
+@pytest.fixture
+def network(planted: Planted, vocabulary: Vocabulary) -> TwoTower:
+    """A two-tower with random weights of some size, which has met all items that have events."""
+    torch.manual_seed(3)
+    network = TwoTower(RETRIEVAL.two_tower, vocabulary, item_attribute_codes(planted.dataset.items(), vocabulary))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.15 * torch.randn_like(parameter))
+    codes = torch.from_numpy(vocabulary.encode_items(planted.dataset.events()["item_id"]))
+    network.item_frequency_I.copy_(torch.bincount(codes, minlength=vocabulary.num_items + 1))
+    return network.eval()
+
+
+@pytest.fixture
+def random_retrieval(network: TwoTower, vocabulary: Vocabulary) -> RetrievalModel:
+    size = vocabulary.num_items + 1
+    covisitation = scipy.sparse.csr_array(np.random.default_rng(0).random((size, size), dtype=np.float32))
+    return RetrievalModel(RETRIEVAL.two_tower, vocabulary, network.state_dict(), covisitation)
