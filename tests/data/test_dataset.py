@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -16,7 +17,9 @@ from data.dataset import Dataset, content_version, list_datasets, open_dataset
 ROWS = [("anna", "x", 1.0, 0), ("anna", "y", 2.0, 1), ("Борис/ '\"", "x", 3.0, 1), ("anna", "x", 1.0, 0)]
 
 
-def test_what_was_written_is_read(make_events: Callable, write_small: Callable, tmp_path: Path) -> None:
+def test_what_was_written_is_read(
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
+) -> None:
     events = make_events(ROWS)
     written = write_small(tmp_path, events.reverse())
     opened = open_dataset(tmp_path, "small")
@@ -28,7 +31,9 @@ def test_what_was_written_is_read(make_events: Callable, write_small: Callable, 
     assert opened.manifest.last_event_time.isoformat() == "2024-01-01T00:00:01+00:00"
 
 
-def test_unknown_name_says_which_there_are(make_events: Callable, write_small: Callable, tmp_path: Path) -> None:
+def test_unknown_name_says_which_there_are(
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
+) -> None:
     with pytest.raises(TowerlineError, match=r"'nope' does not exist.*there are: none.*jobs.ingest_events"):
         open_dataset(tmp_path, "nope")
     write_small(tmp_path, make_events(ROWS))
@@ -38,20 +43,22 @@ def test_unknown_name_says_which_there_are(make_events: Callable, write_small: C
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "x" * 65])
 def test_a_name_that_cannot_be_a_folder_is_refused(
-    name: str, make_events: Callable, write_small: Callable, tmp_path: Path
+    name: str, make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
     with pytest.raises(TowerlineError, match="cannot be a folder name"):
         write_small(tmp_path, make_events(ROWS), name)
     assert not list(tmp_path.iterdir())
 
 
-def test_no_events_is_refused(make_events: Callable, write_small: Callable, tmp_path: Path) -> None:
+def test_no_events_is_refused(make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(TowerlineError, match="gave no events; nothing was written"):
         write_small(tmp_path, make_events([]))
     assert not list(tmp_path.iterdir())
 
 
-def test_the_version_is_of_the_content(make_events: Callable, write_small: Callable, tmp_path: Path) -> None:
+def test_the_version_is_of_the_content(
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
+) -> None:
     first = write_small(tmp_path, make_events(ROWS))
     again = write_small(tmp_path, make_events(ROWS), "other")
     assert again.manifest.data_version == first.manifest.data_version
@@ -70,7 +77,7 @@ def test_the_version_does_not_confuse_neighbouring_texts() -> None:
 
 
 def test_a_reader_keeps_its_version_while_a_newer_one_is_written(
-    make_events: Callable, write_small: Callable, tmp_path: Path
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
     reader = write_small(tmp_path, make_events(ROWS))
     newer = write_small(tmp_path, make_events(ROWS[:3]))
@@ -82,7 +89,7 @@ def test_a_reader_keeps_its_version_while_a_newer_one_is_written(
 
 
 def test_a_failure_keeps_the_old_version_and_leaves_nothing(
-    make_events: Callable, write_small: Callable, tmp_path: Path
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
     old = write_small(tmp_path, make_events(ROWS))
     before = _files(tmp_path)
@@ -93,7 +100,7 @@ def test_a_failure_keeps_the_old_version_and_leaves_nothing(
 
 
 def test_what_a_killed_writer_left_is_removed_by_the_next(
-    make_events: Callable, write_small: Callable, tmp_path: Path
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
     part = tmp_path / "datasets" / "small" / ".part-dead"
     part.mkdir(parents=True)
@@ -108,7 +115,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(
 
 
 def test_two_writers_at_once_leave_one_whole_version(
-    make_events: Callable, write_small: Callable, tmp_path: Path
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
     tables = [make_events(ROWS), make_events(ROWS[:2])]
     with ThreadPoolExecutor(2) as pool:
@@ -118,7 +125,9 @@ def test_two_writers_at_once_leave_one_whole_version(
     assert not list(dataset.path.parent.glob(".part-*"))
 
 
-def test_a_folder_that_is_gone_is_not_listed(make_events: Callable, write_small: Callable, tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_is_not_listed(
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
+) -> None:
     dataset: Dataset = write_small(tmp_path, make_events(ROWS))
     shutil.rmtree(dataset.path)
     with pytest.raises(TowerlineError, match=re.escape("'small' does not exist")):

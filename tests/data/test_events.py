@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import polars as pl
 
@@ -9,7 +10,7 @@ def ids(events: pl.DataFrame) -> list[str]:
     return with_event_ids(events.drop("event_id"))["event_id"].to_list()
 
 
-def test_the_same_content_gives_the_same_ids_whatever_comes_around(make_events: Callable) -> None:
+def test_the_same_content_gives_the_same_ids_whatever_comes_around(make_events: Callable[..., Any]) -> None:
     rows = [("a", "x", 1.0, 0), ("a", "x", 1.0, 0), ("b", "x", 1.0, 0)]
     first = ids(make_events(rows))
     assert len(set(first)) == 3
@@ -18,7 +19,7 @@ def test_the_same_content_gives_the_same_ids_whatever_comes_around(make_events: 
     assert longer[4] not in first
 
 
-def test_ids_do_not_confuse_where_a_name_ends(make_events: Callable) -> None:
+def test_ids_do_not_confuse_where_a_name_ends(make_events: Callable[..., Any]) -> None:
     rows = [("a\n1", "x", 1.0, 0), ("a", "1\nx", 1.0, 0), ("ab", "c", 1.0, 0), ("a", "bc", 1.0, 0)]
     assert len(set(ids(make_events(rows)))) == 4
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -26,12 +27,14 @@ def store(tmp_path: Path) -> Iterator[OnlineStore]:
 
 
 @pytest.fixture
-def publish(store: OnlineStore, make_events: Callable, write_small: Callable, tmp_path: Path) -> Callable:
+def publish(
+    store: OnlineStore, make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
+) -> Callable[..., Any]:
     return lambda rows: store.publish(write_small(tmp_path, make_events(rows)))
 
 
 def test_what_was_published_is_read_in_the_total_order(
-    store: OnlineStore, publish: Callable, make_events: Callable
+    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
 ) -> None:
     assert publish(ROWS) == 4
     expected = make_events(ROWS).sort("event_time", "source_row")
@@ -40,7 +43,9 @@ def test_what_was_published_is_read_in_the_total_order(
     assert store.user_attributes(["nobody", "anna"]).rows() == [("anna", ["age=30"])]
 
 
-def test_unknown_users_have_nothing(store: OnlineStore, publish: Callable, make_events: Callable) -> None:
+def test_unknown_users_have_nothing(
+    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
+) -> None:
     for _ in range(2):
         assert store.user_events(["nobody"]).equals(make_events([]))
         assert store.user_events([]).is_empty()
@@ -48,7 +53,9 @@ def test_unknown_users_have_nothing(store: OnlineStore, publish: Callable, make_
         publish(ROWS)
 
 
-def test_totals_of_items_follow_appended_events(store: OnlineStore, publish: Callable, make_events: Callable) -> None:
+def test_totals_of_items_follow_appended_events(
+    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
+) -> None:
     publish(ROWS)
     before = store.item_aggregates()
     assert before.sort("item_id").select("item_id", "item_event_count", "item_sum_value").rows() == [
@@ -63,7 +70,9 @@ def test_totals_of_items_follow_appended_events(store: OnlineStore, publish: Cal
     assert after["z"] == (1, 1.0, start + timedelta(seconds=9))
 
 
-def test_another_process_is_noticed(store: OnlineStore, publish: Callable, make_events: Callable) -> None:
+def test_another_process_is_noticed(
+    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
+) -> None:
     publish(ROWS)
     assert store.item_aggregates().height == 2
     other = pickle.loads(pickle.dumps(store))
@@ -72,7 +81,7 @@ def test_another_process_is_noticed(store: OnlineStore, publish: Callable, make_
     assert store.item_aggregates().height == 3
 
 
-def test_appending_twice_adds_nothing(store: OnlineStore, make_events: Callable) -> None:
+def test_appending_twice_adds_nothing(store: OnlineStore, make_events: Callable[..., Any]) -> None:
     events = make_events([*ROWS, ROWS[0]])
     assert store.append_events(events.drop("source_row")) == 5
     assert store.append_events(events) == 0
@@ -81,7 +90,7 @@ def test_appending_twice_adds_nothing(store: OnlineStore, make_events: Callable)
 
 
 def test_appended_events_come_after_published_ones_of_the_same_time(
-    store: OnlineStore, publish: Callable, make_events: Callable
+    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
 ) -> None:
     publish(ROWS)
     store.append_events(make_events([("anna", "first", 1.0, 1), ("anna", "second", 1.0, 1)]))
@@ -90,7 +99,9 @@ def test_appended_events_come_after_published_ones_of_the_same_time(
     assert events["source_row"].to_list()[2:4] == [FIRST_APPENDED_ROW, FIRST_APPENDED_ROW + 1]
 
 
-def test_publishing_again_keeps_what_was_appended(store: OnlineStore, publish: Callable, make_events: Callable) -> None:
+def test_publishing_again_keeps_what_was_appended(
+    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
+) -> None:
     publish(ROWS)
     appended = make_events([("anna", "fresh", 1.0, 8), ("anna", "known by now", 1.0, 9)])
     store.append_events(appended)
@@ -109,7 +120,11 @@ def test_publishing_again_keeps_what_was_appended(store: OnlineStore, publish: C
 
 
 def test_a_failed_publication_changes_nothing(
-    store: OnlineStore, publish: Callable, make_events: Callable, write_small: Callable, tmp_path: Path
+    store: OnlineStore,
+    publish: Callable[..., Any],
+    make_events: Callable[..., Any],
+    write_small: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     publish(ROWS)
     dataset = write_small(tmp_path, make_events(ROWS[:1]))
@@ -130,7 +145,9 @@ def append_many(path: Path, events: pl.DataFrame, started: threading.Event) -> N
         store.append_events(row)
 
 
-def test_several_processes_write_and_none_is_lost(tmp_path: Path, make_events: Callable, store: OnlineStore) -> None:
+def test_several_processes_write_and_none_is_lost(
+    tmp_path: Path, make_events: Callable[..., Any], store: OnlineStore
+) -> None:
     context = multiprocessing.get_context("spawn")
     started = context.Event()
     shares = [make_events([(f"u{writer}", "x", 1.0, second) for second in range(40)]) for writer in range(2)]
@@ -154,7 +171,9 @@ def append_until_killed(path: Path, events: pl.DataFrame, confirmed: "multiproce
         confirmed.put(number)
 
 
-def test_what_was_confirmed_survives_a_kill(tmp_path: Path, make_events: Callable, store: OnlineStore) -> None:
+def test_what_was_confirmed_survives_a_kill(
+    tmp_path: Path, make_events: Callable[..., Any], store: OnlineStore
+) -> None:
     context = multiprocessing.get_context("spawn")
     confirmed = context.Queue()
     events = make_events([("u", f"i{second}", 1.0, second) for second in range(5000)])
@@ -170,7 +189,9 @@ def test_what_was_confirmed_survives_a_kill(tmp_path: Path, make_events: Callabl
     assert store.item_aggregates()["item_event_count"].sum() == len(stored) < 5000
 
 
-def test_online_equals_offline(store: OnlineStore, publish: Callable, make_events: Callable) -> None:
+def test_online_equals_offline(
+    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
+) -> None:
     """The features of a user and of items, as a training example at that moment would have held them."""
     published = [(user, item, value, 3 * second) for second, (user, item, value, _) in enumerate(ROWS * 3)]
     publish(published)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.fixture
-def events(make_events: Callable) -> pl.DataFrame:
+def events(make_events: Callable[..., pl.DataFrame]) -> pl.DataFrame:
     """600 events of 25 users with many ties in time, a tenth of them ingested late."""
     chance = random.Random(3)
     rows = [
@@ -43,7 +44,7 @@ def events(make_events: Callable) -> pl.DataFrame:
 
 
 def test_equal_to_whole_tables(
-    events: pl.DataFrame, write_small: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    events: pl.DataFrame, write_small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "ROWS_PER_GROUP", 100)
     dataset = write_small(tmp_path, events)
@@ -60,7 +61,7 @@ def test_equal_to_whole_tables(
 
 
 def test_held_out_events_do_not_count_into_item_features(
-    make_events: Callable, write_small: Callable, tmp_path: Path
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
     rows = [(user, item, 5.0, second) for user in "ab" for second, item in enumerate(["p", "q", "r"])]
     dataset = write_small(tmp_path, make_events([*rows, ("c", "q", 1.0, 9), ("c", "p", 1.0, 10)]))
@@ -71,7 +72,9 @@ def test_held_out_events_do_not_count_into_item_features(
     assert counts.rows() == [("q", 0, 0.0), ("p", 2, pytest.approx(2 / 3))]
 
 
-def test_built_once_per_version_and_definition(events: pl.DataFrame, write_small: Callable, tmp_path: Path) -> None:
+def test_built_once_per_version_and_definition(
+    events: pl.DataFrame, write_small: Callable[..., Any], tmp_path: Path
+) -> None:
     dataset = write_small(tmp_path, events)
     folder = ensure_examples(tmp_path, dataset, 5)
     stamp = (folder / "manifest.json").stat().st_mtime_ns
@@ -82,7 +85,7 @@ def test_built_once_per_version_and_definition(events: pl.DataFrame, write_small
 
 
 def test_too_few_users_is_refused_and_nothing_is_left(
-    make_events: Callable, write_small: Callable, tmp_path: Path
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
     dataset = write_small(tmp_path, make_events([("a", "x", 1.0, 0), ("b", "x", 1.0, 1)]))
     with pytest.raises(TowerlineError, match="at least 2 users with 3 or more events each, this data set has 0"):

@@ -104,7 +104,7 @@ def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monke
     with shell.started(serve, until="stop with Ctrl-C"):
         for name, value in shell.settings.items():
             monkeypatch.setenv(name, value)
-        notebook = nbformat.read(ROOT / "notebooks" / "01_quickstart.ipynb", as_version=4)
+        notebook = nbformat.read(ROOT / "notebooks" / "01_quickstart.ipynb", as_version=4)  # type: ignore[no-untyped-call]
         nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(shell.folder)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
