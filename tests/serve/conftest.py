@@ -3,23 +3,32 @@
 import http.client
 import json
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import polars as pl
 import pytest
 import torch
+import uvicorn
+from fastapi import FastAPI
 
 from cluster.settings import Settings
 from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
 from data.features import feature_fingerprints, with_sequence
 from data.online_store import OnlineStore
-from serve.batch import Stage
-from serve.graph import GraphConfig, StageName
+from serve.batch import Batch, Stage
+from serve.decisions import DecisionLog
+from serve.graph import Graph, GraphConfig, StageName, StageUnavailableError
+from serve.http import build_http
+from serve.service import Place, Service
 from serve.stages.facts import GatherFacts
 from serve.stages.features import Features
 from serve.stages.filter import Filter
@@ -261,3 +270,53 @@ def champion(
         }
     promote(settings.tracking_uri, "shop", versions)
     return versions
+
+
+MakeStages = Callable[[OnlineStore], dict[StageName, Stage]]
+
+
+async def no_language_model(_: Batch) -> Batch:
+    """What a caller sees while the remote stage is being started."""
+    raise StageUnavailableError("stage 'explain' does not answer")
+
+
+@pytest.fixture(scope="module")
+def decisions_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("decisions")
+
+
+@pytest.fixture(scope="module")
+def store(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> OnlineStore:
+    store = OnlineStore(tmp_path_factory.mktemp("store") / "shop.db")
+    store.publish(shop)
+    return store
+
+
+@pytest.fixture(scope="module")
+def client(
+    shop_variant: Variant, store: OnlineStore, make_stages: MakeStages, decisions_folder: Path
+) -> Iterator[httpx.Client]:
+    service = Service(
+        place=Place("shop", "replica-1"),
+        variant=shop_variant,
+        graph=Graph(GraphConfig(), make_stages(store), {"explain": no_language_model}),
+        store=store,
+        decisions=DecisionLog(decisions_folder, "replica-1"),
+    )
+    with _listening(build_http(service)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+@contextmanager
+def _listening(app: FastAPI) -> Iterator[str]:
+    """`app` on a free port, in a thread of this process, until the block ends."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
