@@ -34,7 +34,7 @@ class Planted:
 
 def item_id(group: int, place: int) -> str:
     """Ids with all that ids may hold."""
-    return f"群 {group}/{place % GROUP_SIZE} \"it's\""
+    return f'群 {group}/{place % GROUP_SIZE} "it\'s"'
 
 
 def plant(home: Path, name: str = "planted", seed: int = 0) -> Planted:
