@@ -1,4 +1,4 @@
-"""Build Horovod's wheel once per Python and torch version, and print where it is.
+"""Build Horovod's wheel once per Python, torch version and recipe, and print where it is.
 
 Horovod 0.28.1 is the last release. Its sources ask for C++14, torch's headers have needed C++17 since 2.1; raised to 17
 it builds and works. `python -m cluster.horovod.build_wheel`, run by an environment that has torch, numpy and Horovod's
@@ -6,6 +6,7 @@ own dependencies; it needs a C++ compiler and make. With `HOROVOD_GPU_OPERATIONS
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -35,6 +36,12 @@ _PATCHES = (
         'string(REGEX REPLACE "${PROJECT_SOURCE_DIR}(/)?" "" SUB_FOLDER "${CMAKE_CURRENT_SOURCE_DIR}")',
         'file(RELATIVE_PATH SUB_FOLDER "${PROJECT_SOURCE_DIR}" "${CMAKE_CURRENT_SOURCE_DIR}")',
     ),
+    (
+        # Reserved but never sized, the list of ranks stays empty, and over Gloo nobody ever counts as stalled.
+        "horovod/common/gloo/gloo_controller.cc",
+        "global_ranks_.reserve(size_);",
+        "global_ranks_.resize(size_);",
+    ),
 )
 _BUILD = {
     "HOROVOD_WITH_PYTORCH": "1",
@@ -47,10 +54,11 @@ _MEMORY_PER_COMPILER = 2 * 2**30
 
 
 def wheel_folder(python_tag: str, torch_version: str) -> Path:
-    """Where the wheel for this Python and torch is kept; a build for NCCL is another wheel."""
+    """Where the wheel for this Python, torch and recipe is kept; a build for NCCL is another wheel."""
     operations = os.environ.get("HOROVOD_GPU_OPERATIONS", "")
     suffix = f"-{operations.lower()}" if operations else ""
-    return cache_folder() / "wheels" / f"{python_tag}-torch{torch_version}{suffix}"
+    recipe = hashlib.sha256(repr((SHA256, _PATCHES, _BUILD)).encode()).hexdigest()[:8]
+    return cache_folder() / "wheels" / f"{python_tag}-torch{torch_version}{suffix}-{recipe}"
 
 
 def build_wheel() -> Path:

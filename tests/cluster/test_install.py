@@ -14,7 +14,7 @@ import pytest
 
 from cluster.assets import cache_folder
 from cluster.errors import TowerlineError
-from cluster.horovod.build_wheel import patch
+from cluster.horovod.build_wheel import patch, wheel_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(sys.base_prefix, "bin", "python3.11")
@@ -50,7 +50,7 @@ class Clone:
         shelf.mkdir()
         for name, version in (("torch", "2.13.0"), ("sample", "1.0"), ("sample", "2.0"), ("wheel", "1.0")):
             _wheel(shelf, name, version)
-        wheels = folder / "cache" / "wheels" / "cp311-torch2.13.0"
+        wheels = folder / "cache" / "wheels" / wheel_folder("cp311", "2.13.0").name
         wheels.mkdir(parents=True)
         _wheel(wheels, "horovod", "0.28.1")
         (folder / "cache" / "assets").symlink_to(cache_folder() / "assets")

@@ -15,7 +15,7 @@ from tests.train import communicator_ranks
 from train.communicator import SingleProcess, TorchDistributedCommunicator
 from train.rendezvous import Rendezvous, assign_slots, slot_environment
 
-TIMEOUT_S = 4
+TIMEOUT_S, STALL_TIMEOUT_S = 4, 2
 
 
 def _run_ranks(kind: str, folder: Path, *works: str, absent: int | None = None) -> None:
@@ -26,7 +26,9 @@ def _run_ranks(kind: str, folder: Path, *works: str, absent: int | None = None) 
         for slot in plan:
             if slot.rank == absent:
                 continue
-            environment = slot_environment(slot, "127.0.0.1", rendezvous.port, timeout_s=TIMEOUT_S)
+            environment = slot_environment(
+                slot, "127.0.0.1", rendezvous.port, timeout_s=TIMEOUT_S, stall_timeout_s=STALL_TIMEOUT_S
+            )
             command = [sys.executable, "-m", "tests.train.communicator_ranks", kind, str(folder), str(slot.rank)]
             ranks.append(
                 subprocess.Popen(
@@ -88,6 +90,13 @@ def test_a_dead_peer_is_noticed_in_time(together: Path) -> None:
     noticed = _loaded(together, "lost_peer", 0)
     assert noticed["seconds"] is not None
     assert noticed["seconds"] < TIMEOUT_S + 2
+
+
+def test_a_rank_that_does_not_come_ends_all(tmp_path: Path) -> None:
+    _run_ranks("horovod", tmp_path, "stall")
+    stalled = [_loaded(tmp_path, "stall", rank) for rank in (0, 1)]
+    assert STALL_TIMEOUT_S <= stalled[0]["seconds"] < 8
+    assert all("has been shut down" in result["error"] for result in stalled)
 
 
 @pytest.mark.parametrize("kind", ["horovod", "torch"])

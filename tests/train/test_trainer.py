@@ -1,5 +1,8 @@
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +12,7 @@ import torch
 
 from cluster.errors import TowerlineError
 from tests.train.toy_task import ToyConfig, build_toy
+from train.checkpoint import read_checkpoint
 from train.loop import EpochResult, FitConfig
 from train.tracking import TrackingTarget, connect
 from train.trainer import Scaling, TrainedModel, train_distributed
@@ -47,6 +51,29 @@ class Run:
 
     def noted(self, what: str) -> set[str]:
         return {re.search(rf"{what}=([^,]+)", path.name)[1] for path in self.notes.glob("epoch=*")}  # type: ignore[index]
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+
+from cluster.session import connect
+from cluster.settings import Settings
+from tests.train.toy_task import ToyConfig, build_toy
+from train.loop import FitConfig
+from train.trainer import Scaling, train_distributed
+
+folder = Path(sys.argv[1])
+fit = FitConfig(epochs=100_000, metric="error", mode="min")
+with connect(Settings(home=folder)):
+    try:
+        train_distributed(
+            build_toy, ToyConfig(notes=folder), fit, Scaling(), name="toy", storage=folder / "runs",
+            progress=lambda epoch: print("epoch", epoch.epoch, flush=True),
+        )
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
 
 
 class Holder:
@@ -231,3 +258,23 @@ def test_an_error_in_progress_is_not_lost(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="stop at 0"):
         train_distributed(build_toy, ToyConfig(), FIT, ALONE, name="toy", storage=tmp_path, progress=stop)
+
+
+@pytest.mark.cluster
+def test_ctrl_c_ends_the_workers_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    """A process of its own, which is sent the signal."""
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            lines = iter(process.stdout.readline, "")
+            assert any(line.startswith("epoch 3") for line in lines)
+            process.send_signal(signal.SIGINT)
+            assert any(line == "interrupted\n" for line in lines)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    for path in tmp_path.glob("epoch=0,*"):
+        pid = int(path.name.split("pid=")[1].split(",")[0])
+        assert not Path(f"/proc/{pid}").exists(), "a worker outlived its training"
+    assert read_checkpoint(next((tmp_path / "runs" / "toy").glob("checkpoint_0*"))).epoch >= 3
