@@ -53,10 +53,12 @@ def main(arguments: list[str]) -> None:
     from serve.config import AppConfig
     from serve.profile import require_free_port
     from serve.session import running
+    from train import tracking
 
     clock, console = ReportClock("quickstart"), Console(first_step=2)
     config = read_training_config(asked.config)
     require_free_port(settings)
+    tracking.connect(settings.tracking_uri)
     with console.step("Data: MovieLens-100K, validated"):
         ingest(settings)
     with connect(settings):

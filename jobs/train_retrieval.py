@@ -22,10 +22,11 @@ def main(arguments: list[str]) -> None:
     from cluster.reports import ReportClock
     from cluster.session import connect
     from jobs.console import Console
-    from jobs.training import found_config, open_workflow, read_training_config, report_of
+    from jobs.training import found_config, open_workflow, read_training_config, report_of, require_trainable
 
     clock, console = ReportClock("train_retrieval"), Console()
     config = read_training_config(asked.config or found_config(settings, asked.dataset))
+    require_trainable(settings, asked.dataset)
     with connect(settings):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         trained = workflow.train_retrieval(config.retrieval)

@@ -12,6 +12,7 @@ from cluster.settings import Settings
 from data.dataset import open_dataset
 from data.pipeline import ensure_examples
 from jobs.console import Console
+from train import tracking
 from train.evaluation import Evaluation
 from train.ranking import RankingConfig
 from train.retrieval import RetrievalConfig
@@ -63,6 +64,16 @@ def write_found_config(settings: Settings, dataset: str, config: TrainingConfig)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, tomlkit.dumps(config.model_dump(mode="json", exclude_none=True)))
     return path
+
+
+def require_trainable(settings: Settings, dataset: str) -> None:
+    """Look at all that can be checked before Ray is started.
+
+    Raises:
+        TowerlineError: there is no such data set, or MLflow does not answer.
+    """
+    open_dataset(settings.home, dataset)
+    tracking.connect(settings.tracking_uri)
 
 
 def open_workflow(settings: Settings, dataset_name: str, scaling: Scaling, console: Console) -> Workflow:

@@ -23,7 +23,14 @@ def main(arguments: list[str]) -> None:
     from cluster.reports import ReportClock
     from cluster.session import connect
     from jobs.console import Console
-    from jobs.training import TrainingConfig, open_workflow, read_training_config, search, write_found_config
+    from jobs.training import (
+        TrainingConfig,
+        open_workflow,
+        read_training_config,
+        require_trainable,
+        search,
+        write_found_config,
+    )
 
     clock, console = ReportClock("tune_retrieval"), Console()
     config = read_training_config(asked.config)
@@ -31,6 +38,7 @@ def main(arguments: list[str]) -> None:
         config = TrainingConfig.model_validate(
             config.model_dump() | {"search": config.search.model_dump() | {"num_trials": asked.trials}}
         )
+    require_trainable(settings, asked.dataset)
     with connect(settings):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         outcome = search(workflow, config, console)

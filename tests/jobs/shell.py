@@ -43,7 +43,7 @@ class Shell:
     def started(self, command: str, until: str, timeout: float = 600) -> Iterator["Started"]:
         """The command, from when it printed `until`; it is interrupted at the end if it still runs."""
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"],
+            ["bash", "-c", command],
             cwd=self._place(command),
             env=self._environment(),
             stdin=subprocess.DEVNULL,
@@ -75,7 +75,7 @@ class Shell:
         return found
 
     def _place(self, command: str) -> Path:
-        return ROOT if re.match(r"(\w+=\S+ )*(make|ray) ", command) else self.folder
+        return ROOT if re.search(r"(^|\s)(make|ray) ", command) else self.folder
 
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

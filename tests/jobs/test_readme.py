@@ -18,7 +18,12 @@ from tests.jobs.shell import Shell
 pytestmark = pytest.mark.cluster
 
 COMMANDS = re.findall(r"^\$ (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+DEMO = [command for command in COMMANDS if command == "make demo"]
+ENDPOINT = [command for command in COMMANDS if command == "make serve" or command.startswith("curl")]
+OWN_EVENTS = [command for command in COMMANDS if command.startswith("python")]
+CLUSTER = [command for command in COMMANDS if command.startswith(("make cluster", "ray", "TOWERLINE_RAY_ADDRESS"))]
 RUN_BY_CI = {"make lint", "make test", "make install-servers", "make test-cluster"}
+WITHOUT_NETWORK = f"unshare --map-root-user --net python {ROOT}/tests/jobs/offline.py"
 SIX_GB = 6 * 10**9
 
 
@@ -54,8 +59,8 @@ def test_an_interrupted_demo_leaves_no_process_and_says_how_to_go_on(shell: Shel
         assert not shell.left_behind()
 
 
-def test_the_demo_goes_on_to_its_report_within_6_gb(shell: Shell) -> None:
-    with shell.started(DEMO[0], until="Data") as demo:
+def test_the_demo_goes_on_to_its_report_without_a_network_and_within_6_gb(shell: Shell) -> None:
+    with shell.started(f"{WITHOUT_NETWORK} {DEMO[0]}", until="Data") as demo:
         peak = demo.peak_pss_bytes()
         assert demo.wait() == 0, demo.output
     assert "passed: two-tower NDCG@10" in demo.output
@@ -112,12 +117,6 @@ def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monke
     assert "Titanic" in outputs[-1]["data"]["text/plain"] or "(" in outputs[-1]["data"]["text/plain"]
     shell.run(down)
     assert not shell.left_behind()
-
-
-DEMO = [command for command in COMMANDS if command == "make demo"]
-ENDPOINT = [command for command in COMMANDS if command == "make serve" or command.startswith("curl")]
-OWN_EVENTS = [command for command in COMMANDS if command.startswith("python")]
-CLUSTER = [command for command in COMMANDS if command.startswith(("make cluster", "ray", "TOWERLINE_RAY_ADDRESS"))]
 
 
 def _at_our_ports(command: str, shell: Shell) -> str:
