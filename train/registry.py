@@ -145,11 +145,13 @@ def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, Mo
     """The two-tower that `train_retrieval` registered last.
 
     Raises:
-        TowerlineError: there is none.
+        TowerlineError: there is none, or it was trained on features that this code no longer computes.
     """
     client = connect(tracking_uri)
     folder = _download(_aliased(client, tracking_uri, dataset, "two-tower", CHALLENGER), tracking_uri)
-    return RetrievalModel.load(folder), _read_card(folder)
+    card = _read_card(folder)
+    _require_same_features(card)
+    return RetrievalModel.load(folder), card
 
 
 def curve_of(history: Sequence[BaseModel]) -> list[dict[str, float]]:

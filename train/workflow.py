@@ -21,6 +21,7 @@ from typing import Any
 
 import polars as pl
 
+from cluster.errors import TowerlineError
 from cluster.provenance import git_commit, versions
 from cluster.settings import Settings
 from data.dataset import Dataset
@@ -160,8 +161,19 @@ class Workflow:
         return registered
 
     def load_challenger(self) -> tuple[RetrievalModel, RetrievalConfig, int]:
-        """The two-tower that step 1 registered, its configuration and how many epochs it took."""
+        """The two-tower that step 1 registered, its configuration and how many epochs it took.
+
+        Raises:
+            TowerlineError: there is none, or it was trained on other data: its item codes would mean other items.
+        """
         model, card = load_challenger(self.settings.tracking_uri, self.dataset.name)
+        version = self.dataset.manifest.data_version
+        if card.data_version != version:
+            raise TowerlineError(
+                f"the challenger of data set {self.dataset.name!r} was trained on data version "
+                f"{card.data_version[:12]}, which is now {version[:12]}; train it again with "
+                f"`python -m jobs.train_retrieval --dataset {self.dataset.name}`"
+            )
         best = max(range(len(card.curve)), key=lambda epoch: card.curve[epoch].get("ndcg@10", 0.0))
         return model, RetrievalConfig.model_validate(card.config), best + 1
 

@@ -1,0 +1,199 @@
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cluster.errors import TowerlineError
+from cluster.provenance import git_commit, versions
+from data.features import feature_fingerprints
+from data.pipeline import read_examples
+from tests.train.conftest import RANKING, RETRIEVAL, DonePath
+from tests.train.planted import HISTORY, NEVER_CHOSEN, Planted
+from train.registry import (
+    CHALLENGER,
+    Kind,
+    ModelCard,
+    load_challenger,
+    load_champion,
+    promote,
+    register_ranking,
+    register_retrieval,
+    registered_name,
+)
+from train.tracking import TrackingTarget, connect, start_run
+
+Register = Callable[..., dict[Kind, str]]
+
+
+@pytest.fixture
+def card(path: DonePath) -> ModelCard:
+    return load_champion(path.workflow.settings.tracking_uri, "planted").cards["two-tower"]
+
+
+@pytest.fixture
+def register(path: DonePath, card: ModelCard) -> Register:
+    """Put the pair into the registry under another data set's name, with changes to its cards."""
+
+    def register(dataset: str, *, ranker: dict[str, object] | None = None, **changes: object) -> dict[Kind, str]:
+        target = TrackingTarget(tracking_uri=path.workflow.settings.tracking_uri, experiment=dataset, run_name="test")
+        changed = ModelCard.model_validate(card.model_dump() | {"dataset": dataset} | changes)
+        of_ranker = ModelCard.model_validate(changed.model_dump() | {"kind": "ranker"} | (ranker or {}))
+        items = path.workflow.dataset.items()
+        with start_run(target) as run:
+            return {
+                "two-tower": register_retrieval(run, path.refitted.model, changed, items),
+                "ranker": register_ranking(run, path.ranking.model, of_ranker),
+            }
+
+    return register
+
+
+def test_the_champion_gives_the_scores_of_the_models_that_were_registered(path: DonePath, planted: Planted) -> None:
+    loaded = load_champion(path.workflow.settings.tracking_uri, "planted")
+    rows = read_examples(planted.folder)[-80:]
+    vectors_BD = path.refitted.model.encode_users(rows)
+    np.testing.assert_array_equal(loaded.retrieval.encode_users(rows), vectors_BD)
+    codes_BK, scores_BK = path.refitted.model.index.search(vectors_BD, 20)
+    again_BK, scores_again_BK = loaded.retrieval.index.search(loaded.retrieval.encode_users(rows), 20)
+    np.testing.assert_array_equal(again_BK, codes_BK)
+    np.testing.assert_array_equal(scores_again_BK, scores_BK)
+    items_BKF = np.random.default_rng(0).random((80, 20, 4), dtype=np.float32)
+    np.testing.assert_array_equal(
+        loaded.ranking.score(rows, codes_BK, scores_BK, items_BKF, loaded.retrieval),
+        path.ranking.model.score(rows, codes_BK, scores_BK, items_BKF, path.refitted.model),
+    )
+
+
+def test_the_pair_comes_with_its_catalogue_and_versions(path: DonePath, planted: Planted) -> None:
+    loaded = load_champion(path.workflow.settings.tracking_uri, "planted")
+    assert loaded.versions == path.champions
+    assert loaded.items.equals(planted.dataset.items())
+    assert set(NEVER_CHOSEN) < set(loaded.retrieval.vocabulary.items)
+    assert {card.variant for card in loaded.cards.values()} == {loaded.variant}
+
+
+def test_the_card_says_enough_to_train_it_again(path: DonePath, planted: Planted) -> None:
+    cards = load_champion(path.workflow.settings.tracking_uri, "planted").cards
+    for kind, card, config, trained in (
+        ("two-tower", cards["two-tower"], RETRIEVAL, path.refitted),
+        ("ranker", cards["ranker"], RANKING, path.ranking),
+    ):
+        assert card.kind == kind
+        assert card.config == config.model_dump(mode="json")
+        assert card.scaling["backend"] == "none"
+        assert card.data_version == planted.dataset.manifest.data_version
+        assert card.history_length == HISTORY
+        assert card.feature_fingerprints == feature_fingerprints(HISTORY)
+        assert card.evaluation == path.evaluation
+        assert [epoch["loss"] for epoch in card.curve] == [epoch.loss for epoch in trained.history]
+        assert len(card.git_commit.removesuffix("-dirty")) == 40
+        assert card.git_commit.removesuffix("-dirty").isalnum() or git_commit() == card.git_commit
+        assert card.versions == versions()
+    assert cards["two-tower"].trained_on == "all events"
+    assert cards["ranker"].curve[0]["ndcg@10"] > 0
+
+
+def test_the_registry_shows_where_a_version_comes_from(path: DonePath, planted: Planted) -> None:
+    client = connect(path.workflow.settings.tracking_uri)
+    version = client.get_model_version_by_alias(registered_name("planted", "ranker"), "champion")
+    assert version.tags["data_version"] == planted.dataset.manifest.data_version
+    run = client.get_run(version.run_id)
+    assert run.data.metrics["ndcg_at_10.two_tower"] == path.evaluation.figures["ndcg@10/two_tower"]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"two-tower", "ranker"}
+
+
+def test_the_challenger_is_the_model_of_the_train_split(path: DonePath) -> None:
+    model, card = load_challenger(path.workflow.settings.tracking_uri, "planted")
+    np.testing.assert_array_equal(model.item_vectors_ID, path.retrieval.model.item_vectors_ID)
+    assert card.trained_on == "train split of leave-one-out"
+    client = connect(path.workflow.settings.tracking_uri)
+    assert client.get_model_version_by_alias("planted-two-tower", CHALLENGER).tags["variant"] == card.variant
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (
+            load_champion,
+            r"no champion of model 'nothing-two-tower'; train .*`python -m jobs.train_ranking --dataset nothing`",
+        ),
+        (
+            load_challenger,
+            r"no challenger of model 'nothing-two-tower'; .*`python -m jobs.train_retrieval --dataset nothing`",
+        ),
+    ],
+)
+def test_an_empty_registry_names_the_job_to_run(
+    load: Callable[[str, str], object], message: str, path: DonePath
+) -> None:
+    with pytest.raises(TowerlineError, match=message):
+        load(path.workflow.settings.tracking_uri, "nothing")
+
+
+def test_a_registered_pair_does_not_serve_before_it_is_promoted(path: DonePath, register: Register) -> None:
+    uri = path.workflow.settings.tracking_uri
+    registered = register("promotion")
+    with pytest.raises(TowerlineError, match="no champion of model 'promotion-two-tower'"):
+        load_champion(uri, "promotion")
+    promote(uri, "promotion", registered)
+    assert load_champion(uri, "promotion").versions == registered
+    second = register("promotion")
+    assert second["ranker"] != registered["ranker"]
+    assert load_champion(uri, "promotion").versions == registered
+    promote(uri, "promotion", second)
+    assert load_champion(uri, "promotion").versions == second
+
+
+def test_models_that_were_not_made_for_each_other_are_refused(path: DonePath, register: Register) -> None:
+    registered = register("mismatch", variant="v-one", ranker={"variant": "v-two"})
+    promote(path.workflow.settings.tracking_uri, "mismatch", registered)
+    message = r"'mismatch': champion two-tower 1 is of variant v-one, champion ranker 1 of variant v-two; .*one variant"
+    with pytest.raises(TowerlineError, match=message):
+        load_champion(path.workflow.settings.tracking_uri, "mismatch")
+
+
+def test_features_that_are_computed_otherwise_now_are_refused(path: DonePath, register: Register) -> None:
+    """The message holds both fingerprints and the commit that can serve."""
+    old = feature_fingerprints(HISTORY) | {"user_windows": "0123456789abcdef"}
+    registered = register("features", feature_fingerprints=old, git_commit="c0ffee")
+    promote(path.workflow.settings.tracking_uri, "features", registered)
+    now = feature_fingerprints(HISTORY)["user_windows"]
+    message = rf"view 'user_windows' with fingerprint 0123456789abcdef, this code computes {now}; .*commit c0ffee"
+    with pytest.raises(TowerlineError, match=message):
+        load_champion(path.workflow.settings.tracking_uri, "features")
+
+
+def test_a_challenger_of_other_features_is_refused_too(path: DonePath, register: Register) -> None:
+    old = feature_fingerprints(HISTORY) | {"item_aggregates": "0123456789abcdef"}
+    registered = register("challenged", feature_fingerprints=old)
+    client = connect(path.workflow.settings.tracking_uri)
+    client.set_registered_model_alias("challenged-two-tower", CHALLENGER, registered["two-tower"])
+    with pytest.raises(TowerlineError, match="fingerprint 0123456789abcdef, this code computes"):
+        load_challenger(path.workflow.settings.tracking_uri, "challenged")
+
+
+def test_a_server_that_does_not_answer_is_named_quickly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+    started = time.monotonic()
+    with pytest.raises(TowerlineError, match=f"MLflow server at {uri} does not answer .*TOWERLINE_MLFLOW_TRACKING_URI"):
+        load_champion(uri, "planted")
+    with pytest.raises(TowerlineError, match="does not answer"):
+        promote(uri, "planted", {})
+    assert time.monotonic() - started < 10
+
+
+def test_the_catalogue_of_a_version_is_the_one_it_was_trained_with(
+    path: DonePath, card: ModelCard, tmp_path: Path
+) -> None:
+    """A new catalogue in the data set does not change a registered model."""
+    loaded = load_champion(path.workflow.settings.tracking_uri, "planted")
+    listed = loaded.items.filter(pl.col("title").is_not_null())
+    assert listed.height == loaded.items.height - 1
+    assert card.kind == "two-tower"
+    loaded.retrieval.save(tmp_path)
+    assert (tmp_path / "vocabulary.json").read_text().count("群") > 40

@@ -1,0 +1,192 @@
+"""The steps in their order, without Ray: what is trained on what, what is read again, what is forgotten."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import TowerlineError
+from cluster.settings import Settings
+from data.dataset import write_dataset
+from data.pipeline import examples_of
+from tests.train.conftest import RANKING, RETRIEVAL, DonePath
+from tests.train.planted import HISTORY, Planted, plant, planted_events, planted_items, planted_users, write_examples
+from train.evaluation import Evaluation
+from train.loop import EpochResult, FitConfig
+from train.tracking import connect
+from train.trainer import Scaling
+from train.workflow import Workflow, gates
+
+SHORT = RETRIEVAL.model_copy(update={"fit": FitConfig(epochs=3)})
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """A home of its own, for tests that leave something behind."""
+    return plant(tmp_path_factory.mktemp("own"))
+
+
+@pytest.fixture
+def seen() -> list[EpochResult]:
+    return []
+
+
+@pytest.fixture
+def workflow(own: Planted, seen: list[EpochResult], monkeypatch: pytest.MonkeyPatch) -> Workflow:
+    """Its trainings bear the commit in their names, which may change while tests run on a tree that is worked on."""
+    monkeypatch.setattr("train.workflow.git_commit", lambda: "a commit")
+    return Workflow(Settings(home=own.home), own.dataset, own.folder, Scaling(backend="none"), progress=seen.append)
+
+
+def test_every_epoch_of_every_training_is_told_once(path: DonePath) -> None:
+    trainings = (path.retrieval, path.past, path.ranking, path.refitted)
+    assert path.epochs == [epoch for trained in trainings for epoch in trained.history]
+
+
+def test_trainings_and_their_curves_are_in_mlflow(path: DonePath) -> None:
+    client = connect(path.workflow.settings.tracking_uri)
+    experiment = client.get_experiment_by_name("planted")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    steps = ["retrieval", "retrieval-before-t1", "ranking", "retrieval-all", "register challenger", "register champion"]
+    assert set(runs) == set(steps)
+    points = client.get_metric_history(runs["retrieval"].info.run_id, "ndcg_at_10")
+    assert [point.value for point in points] == [epoch.metrics["ndcg@10"] for epoch in path.retrieval.history]
+    for run in runs.values():
+        assert run.data.tags["data_version"] == path.workflow.dataset.manifest.data_version
+        assert run.info.status == "FINISHED"
+
+
+def test_without_a_ranker_only_the_others_are_compared(path: DonePath) -> None:
+    evaluation = path.workflow.compare(path.retrieval.model)
+    assert {name.partition("/")[2] for name in evaluation.figures} == {"popularity", "item_item", "two_tower"}
+    for name, value in evaluation.figures.items():
+        assert path.evaluation.figures[name] == value
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(workflow: Workflow, seen: list[EpochResult]) -> None:
+    def interrupt(result: EpochResult) -> None:
+        seen.append(result)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(workflow, progress=interrupt).train_retrieval(SHORT)
+    assert [epoch.epoch for epoch in seen] == [0]
+    resumed = workflow.train_retrieval(SHORT)
+    assert [epoch.epoch for epoch in seen] == [0, 1, 2]
+    workflow.forget()
+    alone = workflow.train_retrieval(SHORT)
+    assert [epoch.epoch for epoch in seen] == [0, 1, 2, 0, 1, 2]
+    np.testing.assert_array_equal(resumed.model.item_vectors_ID, alone.model.item_vectors_ID)
+    assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in alone.history]
+    workflow.forget()
+
+
+def test_a_finished_training_is_read_until_it_is_forgotten(workflow: Workflow, seen: list[EpochResult]) -> None:
+    first = workflow.train_retrieval(SHORT)
+    again = workflow.train_retrieval(SHORT)
+    assert len(seen) == 3
+    np.testing.assert_array_equal(again.model.item_vectors_ID, first.model.item_vectors_ID)
+    assert (again.history, again.best_epoch) == (first.history, first.best_epoch)
+    folders = list(workflow.storage.iterdir())
+    assert [folder.name.rpartition("-")[0] for folder in folders] == ["planted-retrieval"]
+    workflow.forget()
+    assert list(workflow.storage.iterdir()) == []
+
+
+def test_another_configuration_is_another_training(workflow: Workflow, seen: list[EpochResult]) -> None:
+    one = SHORT.model_copy(update={"fit": FitConfig(epochs=1)})
+    workflow.train_retrieval(one)
+    workflow.train_retrieval(one.model_copy(update={"learning_rate": 1e-3}))
+    workflow.train_past_retrieval(one, 1, 0.8)
+    workflow.train_past_retrieval(one, 1, 0.5)
+    workflow.refit_retrieval(one, 1)
+    assert len(seen) == 5
+    assert len(list(workflow.storage.iterdir())) == 5
+    workflow.forget()
+
+
+def test_another_commit_is_another_training(
+    workflow: Workflow, seen: list[EpochResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = SHORT.model_copy(update={"fit": FitConfig(epochs=1)})
+    workflow.train_retrieval(one)
+    monkeypatch.setattr("train.workflow.git_commit", lambda: "another commit")
+    workflow.train_retrieval(one)
+    assert len(seen) == 2
+    workflow.forget()
+    assert list(workflow.storage.iterdir()) == []
+
+
+def test_forgetting_leaves_the_runs_of_others(workflow: Workflow) -> None:
+    other = replace(workflow, _names=set())
+    one = SHORT.model_copy(update={"fit": FitConfig(epochs=1)})
+    other.refit_retrieval(one, 1)
+    workflow.train_retrieval(one)
+    workflow.forget()
+    assert len(list(workflow.storage.iterdir())) == 1
+    other.forget()
+
+
+def test_the_challenger_comes_back_with_its_configuration_and_epochs(path: DonePath) -> None:
+    model, config, epochs = path.workflow.load_challenger()
+    assert config == RETRIEVAL
+    assert epochs == path.retrieval.best_epoch + 1
+    np.testing.assert_array_equal(model.item_vectors_ID, path.retrieval.model.item_vectors_ID)
+
+
+def test_a_challenger_of_other_data_is_refused(path: DonePath, tmp_path: Path) -> None:
+    """Its codes would be other items."""
+    changed = write_dataset(
+        tmp_path,
+        "planted",
+        events=planted_events(seed=1),
+        items=planted_items().reverse(),
+        users=planted_users(),
+        quarantine=path.workflow.dataset.quarantine(),
+        source="made up, again",
+    )
+    folder = tmp_path / "features"
+    write_examples(folder, changed, examples_of(changed.events(), changed.items(), changed.users(), HISTORY))
+    workflow = replace(path.workflow, dataset=changed, examples_folder=folder)
+    old, new = (each.manifest.data_version[:12] for each in (path.workflow.dataset, changed))
+    message = (
+        rf"'planted' was trained on data version {old}, which is now {new}; .*jobs.train_retrieval --dataset planted"
+    )
+    with pytest.raises(TowerlineError, match=message):
+        workflow.load_challenger()
+
+
+def figures(popularity: float, two_tower: float, ranker: float | None) -> Evaluation:
+    values = {"ndcg@10/popularity": popularity, "ndcg@10/two_tower": two_tower}
+    values |= {} if ranker is None else {"ndcg@10/two_tower_ranker": ranker}
+    return Evaluation(protocol="p", protocol_hash="h", users=1, figures=values)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "passed"),
+    [
+        (figures(0.1, 0.1601, 0.1601), [True, True]),
+        (figures(0.1, 0.159, 0.2), [False, True]),
+        (figures(0.1, 0.3, 0.299), [True, False]),
+        (figures(0.1, 0.3, None), [True]),
+        (figures(0.0, 0.1, None), [True]),
+    ],
+)
+def test_gates(evaluation: Evaluation, passed: list[bool]) -> None:
+    assert [gate.passed for gate in gates(evaluation)] == passed
+
+
+def test_gates_say_the_numbers() -> None:
+    words = [gate.words for gate in gates(figures(0.0421, 0.0812, 0.0799))]
+    assert words == [
+        "two-tower NDCG@10 0.0812 is 1.93 x popularity's 0.0421; at least 1.6 x is asked for",
+        "two-tower + ranker NDCG@10 0.0799 must not fall below the two-tower's 0.0812",
+    ]
+
+
+def test_what_was_planted_passes_the_gates(path: DonePath) -> None:
+    assert [gate.passed for gate in gates(path.evaluation)] == [True, True]
+    assert path.evaluation.figures["ndcg@10/two_tower_ranker"] > 0.6
+    assert len(path.ranking.history) <= RANKING.fit.epochs
