@@ -1,0 +1,201 @@
+"""The ranker's training lists, forward in time."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cluster.errors import TowerlineError
+from data.pipeline import read_examples
+from data.splits import TRAIN, VALIDATION
+from tests.train.planted import Planted
+from train.candidates import ItemFeatures, find_candidates
+from train.histories import Histories
+from train.models.ranker import RankingBatch
+from train.models.ranking import ranker_inputs
+from train.models.retrieval import RetrievalModel
+from train.ranking import RankingConfig, RankingTask, RankingTaskConfig, moment_t1, ranking_task
+from train.vocabulary import UNKNOWN
+
+CONFIG = RankingConfig.model_validate(
+    {"num_candidates": 12, "batch_size": 10, "past_share": 0.7, "seed": 3, "ranker": {"dropout": 0.0}}
+)
+
+
+@pytest.fixture(scope="module")
+def examples(planted: Planted) -> pl.DataFrame:
+    return read_examples(planted.folder)
+
+
+@pytest.fixture
+def past_model(random_retrieval: RetrievalModel) -> RetrievalModel:
+    """A model that is not the other one."""
+    weights = {
+        name: -weight if name == "item.weight" else weight
+        for name, weight in random_retrieval.network.state_dict().items()
+    }
+    return RetrievalModel(random_retrieval.config, random_retrieval.vocabulary, weights, random_retrieval.covisitation)
+
+
+@pytest.fixture
+def written(
+    planted: Planted,
+    examples: pl.DataFrame,
+    past_model: RetrievalModel,
+    random_retrieval: RetrievalModel,
+    tmp_path: Path,
+) -> RankingTaskConfig:
+    return ranking_task(
+        planted.dataset,
+        examples,
+        CONFIG,
+        past_retrieval=past_model,
+        retrieval=random_retrieval,
+        folder=tmp_path / "lists",
+    )
+
+
+def test_t1_leaves_the_asked_share_of_the_training_events_before_it(examples: pl.DataFrame) -> None:
+    train = examples.filter(pl.col("split") == TRAIN)["sequence"]
+    for share in (0.2, 0.8):
+        before = (train < moment_t1(examples, share)).sum()
+        assert before == int(train.len() * share)
+    assert moment_t1(examples, 0.8) in train.to_list()
+
+
+def _expected(
+    planted: Planted, examples: pl.DataFrame, model: RetrievalModel, rows: pl.DataFrame, *, keep_all: bool
+) -> tuple[list[Tensor], Tensor]:
+    """The lists by their definition, a row at a time."""
+    items = ItemFeatures(planted.dataset.events(), examples, model.vocabulary)
+    found = find_candidates(model, rows, Histories(examples, model.vocabulary), items, 12)
+    tensors: list[list[Tensor]] = [[], [], [], []]
+    places = []
+    for row, codes in enumerate(found.codes_BK.tolist()):
+        one = slice(row, row + 1)
+        target = model.vocabulary.item_code(rows["item_id"][row])
+        if target in codes or keep_all:
+            lists = (found.codes_BK[one], found.scores_BK[one], found.item_features_BKF[one])
+            inputs = ranker_inputs(rows[one], *lists, model)
+            for column, tensor in zip(tensors, inputs._tensors(), strict=True):
+                column.append(tensor)
+            places.append(codes.index(target) if target in codes else -1)
+    return [torch.cat(column) for column in tensors], torch.tensor(places)
+
+
+@pytest.mark.parametrize("kind", [TRAIN, VALIDATION])
+def test_lists_are_those_of_their_moment_and_of_the_right_model(
+    written: RankingTaskConfig,
+    planted: Planted,
+    past_model: RetrievalModel,
+    random_retrieval: RetrievalModel,
+    kind: str,
+) -> None:
+    """Training lists: events at or after T1, offered by the past model. Validation lists: by the model of all."""
+    examples = read_examples(planted.folder)
+    rows = examples.filter(pl.col("split") == kind)
+    if kind == TRAIN:
+        rows = rows.filter(pl.col("sequence") >= moment_t1(examples, 0.7))
+        assert rows["sequence"].min() == moment_t1(examples, 0.7)
+    model = past_model if kind == TRAIN else random_retrieval
+    tensors, places = _expected(planted, examples, model, rows, keep_all=kind == VALIDATION)
+    columns = safetensors.torch.load_file(written.lists / f"{kind}.safetensors")
+    assert 20 < len(places) < rows.height + (kind == VALIDATION)
+    assert torch.equal(columns["4"], places)
+    assert torch.equal(columns["2"], tensors[2])
+    for number in (0, 1, 3):
+        torch.testing.assert_close(columns[str(number)], tensors[number], rtol=1e-4, atol=1e-4)
+
+
+def test_the_training_item_is_where_the_list_says(written: RankingTaskConfig) -> None:
+    task = RankingTask(written)
+    codes_B = task._inputs.candidates_BK.gather(1, task._positive_B.unsqueeze(1))
+    assert (codes_B != UNKNOWN).all()
+    assert (task._positive_B >= 0).all()
+    assert (task.model.item_seen_I1[codes_B.flatten()] == 1).all()
+    assert task.model.item_seen_I1.sum() == len(codes_B.unique())
+
+
+def test_an_untrained_ranker_validates_as_retrieval_does(written: RankingTaskConfig) -> None:
+    """One whose item is not in the list counts as zero."""
+    task = RankingTask(written)
+    places = task._validation_positive_B.numpy()
+    assert (places < 0).any()
+    gains = np.where((places >= 0) & (places < 10), 1 / np.log2(2 + np.maximum(places, 0)), 0)
+    assert task.validate()["ndcg@10"] == pytest.approx(gains.mean())
+
+
+def test_no_list_with_the_chosen_item_is_an_error_that_says_what_to_do(
+    planted: Planted, examples: pl.DataFrame, random_retrieval: RetrievalModel, tmp_path: Path
+) -> None:
+    repeats = examples.with_columns(pl.col("item_id").first().over("user_id"))
+    after = repeats.filter(pl.col("sequence") != pl.col("sequence").min().over("user_id"))
+    with pytest.raises(
+        TowerlineError, match=r"train: retrieval offered no event's item among 12 candidates; .*num_candidates"
+    ):
+        ranking_task(
+            planted.dataset,
+            pl.concat(
+                [
+                    after,
+                    repeats.filter(pl.col("sequence") == pl.col("sequence").min().over("user_id")).with_columns(
+                        pl.lit("other").alias("split")
+                    ),
+                ]
+            ),
+            CONFIG,
+            past_retrieval=random_retrieval,
+            retrieval=random_retrieval,
+            folder=tmp_path,
+        )
+
+
+def _seen(batches: list[RankingBatch]) -> list[tuple[float, ...]]:
+    return [
+        (float(place), *codes.tolist(), *features.tolist())
+        for batch in batches
+        for place, codes, features in zip(
+            batch.positive_B, batch.inputs.candidates_BK, batch.inputs.user_features_BF, strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_list_is_seen_once_per_epoch(written: RankingTaskConfig, size: int) -> None:
+    task = RankingTask(written)
+    shares = [list(task.batches(1, rank, size)) for rank in range(size)]
+    whole = RankingBatch(task._inputs, task._positive_B, 1.0)
+    assert sorted(row for share in shares for row in _seen(share)) == sorted(_seen([whole]))
+    for step in zip(*shares, strict=True):
+        count = sum(len(batch.positive_B) for batch in step)
+        assert count <= 10
+        assert all(batch.scale == size / count for batch in step)
+    alone = [_seen([batch]) for batch in task.batches(1, 0, 1)]
+    assert [_seen(list(step)) for step in zip(*shares, strict=True)] == alone
+    assert _seen(list(task.batches(2, 0, 1))) != _seen(list(task.batches(1, 0, 1)))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_mean_over_ranks_is_the_loss_and_the_gradient_of_one_process(written: RankingTaskConfig, size: int) -> None:
+    task = RankingTask(written)
+    with torch.no_grad():
+        task.model.output.weight.normal_(generator=torch.Generator().manual_seed(0))
+
+    def loss_and_gradients(batch: RankingBatch) -> tuple[float, dict[str, Tensor]]:
+        task.model.zero_grad()
+        loss = task.model(batch)
+        loss.backward()
+        weights = task.model.named_parameters()
+        return loss.item(), {name: weight.grad.clone() for name, weight in weights if weight.grad is not None}
+
+    alone, gradients = loss_and_gradients(next(task.batches(0, 0, 1)))
+    ranks = [loss_and_gradients(next(task.batches(0, rank, size))) for rank in range(size)]
+    assert len(gradients) == len(list(task.model.parameters()))
+    assert np.mean([loss for loss, _ in ranks]) == pytest.approx(alone, rel=1e-5)
+    for name, gradient in gradients.items():
+        mean = torch.stack([rank_gradients[name] for _, rank_gradients in ranks]).mean(dim=0)
+        torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-6, msg=name)
