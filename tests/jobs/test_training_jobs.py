@@ -1,0 +1,73 @@
+"""The training jobs as people type them, where they must refuse: one line, status 2, nothing written."""
+
+import os
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from cluster.errors import TowerlineError
+from cluster.settings import Settings
+from data.ingestion import TabularSource, ingest_files
+from data.validation import EventRules
+from train.registry import load_challenger
+
+NOBODY = "http://127.0.0.1:9"
+"""The discard port, where nobody listens."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a data set of six users."""
+    folder = tmp_path_factory.mktemp("home")
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    rows = [(f"u{user}", f"i{user + step}", start + timedelta(hours=step)) for user in range(6) for step in range(4)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "event_time"], orient="row").write_parquet(folder / "e.parquet")
+    ingest_files(folder, "shop", TabularSource(folder / "e.parquet"), EventRules(datetime.now(UTC)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "changes", "message"),
+    [
+        ("train_retrieval", ["--dataset", "shoes"], {}, "data set 'shoes' does not exist"),
+        ("train_ranking", ["--dataset", "shoes"], {}, "there are: shop"),
+        ("tune_retrieval", ["--dataset", "shop", "--trials", "0"], {}, "search.num_trials = 0"),
+        ("train_retrieval", ["--dataset", "shop", "--config", "nowhere.toml"], {}, "nowhere.toml"),
+        ("train_retrieval", ["--dataset", "shop"], {"TOWERLINE_MLFLOW_TRACKING_URI": NOBODY}, NOBODY),
+        ("quickstart", [], {"TOWERLINE_MLFLOW_TRACKING_URI": NOBODY}, "TOWERLINE_MLFLOW_TRACKING_URI"),
+    ],
+)
+def test_it_refuses_before_ray_starts(
+    home: Path, job: str, arguments: list[str], changes: dict[str, str], message: str
+) -> None:
+    before = sorted(home.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", f"jobs.{job}", *arguments],
+        env={**os.environ, "TOWERLINE_HOME": str(home), "TOWERLINE_SERVE_PORT": _free_port(), **changes},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_ranking_without_a_challenger_names_the_job_that_makes_one(home: Path) -> None:
+    message = r"no challenger of model 'shop-two-tower'.*jobs.train_retrieval --dataset shop"
+    with pytest.raises(TowerlineError, match=message):
+        load_challenger(Settings(home=home).tracking_uri, "shop")
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
