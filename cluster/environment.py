@@ -21,6 +21,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Jobs say themselves what Tune does.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Ctrl-C ends the job, not only the search.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 

@@ -105,9 +105,9 @@ def search_retrieval(
             ),
             run_config=ray.tune.RunConfig(name=name, storage_path=str(storage), callbacks=[recorder], verbose=0),
         ).fit()
-    if not recorder.outcomes:
+    outcomes = [outcome for outcome in recorder.outcomes.values() if outcome.curve]
+    if not outcomes:
         raise TowerlineError(f"all {search.num_trials} trials of the search failed; see {storage / name}")
-    outcomes = list(recorder.outcomes.values())
     best = max(range(len(outcomes)), key=lambda number: max(outcomes[number].curve))
     return SearchOutcome(apply(task.config, outcomes[best].sample), outcomes, best)
 
