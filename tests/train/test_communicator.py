@@ -36,8 +36,12 @@ def _run_ranks(kind: str, folder: Path, *works: str, absent: int | None = None) 
                     env=os.environ | environment | {"HOROVOD_GLOO_IFACE": "lo", "GLOO_SOCKET_IFNAME": "lo"},
                 )
             )
-        for process in ranks:
-            assert process.wait(60) == 0
+        try:
+            assert [process.wait(60) for process in ranks] == [0] * len(ranks)
+        finally:
+            for process in ranks:
+                process.kill()
+                process.wait()
 
 
 def _loaded(folder: Path, work: str, rank: int) -> dict[str, Any]:
