@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +15,13 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import ray
-from ray._private import ray_constants
 
 from cluster.environment import in_submitted_job, prepare_environment
 from cluster.errors import TowerlineError
+from cluster.local_cluster import read_note
 from cluster.provenance import ROOT
+from cluster.ray_start import OBJECT_STORE_BYTES, short_temp_dir, stay_on_loopback
 from cluster.settings import Settings
-
-OBJECT_STORE_BYTES = 512 * 2**20
-LONGEST_TEMP_DIR = 40
-"""Characters: a socket's path may have 107, and Ray appends about 65."""
 
 
 @dataclass
@@ -123,8 +119,6 @@ def _address(settings: Settings) -> str:
     """The cluster to attach to, empty for none."""
     address = settings.ray_address or os.environ.get("RAY_ADDRESS", "")
     if address == "auto" and not in_submitted_job():
-        from cluster.local_cluster import read_note
-
         cluster = read_note(settings)
         if cluster is None or not cluster.is_running():
             raise TowerlineError(
@@ -152,21 +146,6 @@ def _probe(address: str) -> None:
             f"Ray cluster at {address} does not answer ({error}); start one with `make cluster-up`, or unset "
             "TOWERLINE_RAY_ADDRESS to start a session here"
         ) from error
-
-
-def stay_on_loopback() -> None:
-    """Keep Ray from turning 127.0.0.1 into this machine's outer address, where every process would then listen.
-
-    Ray does so unless it runs on a system that it takes for single-node; the switch is read when `ray` is imported.
-    """
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
-
-
-def short_temp_dir() -> Path:
-    """A new folder for Ray's sockets, in the system's temporary folder unless its path is too long for them."""
-    folder = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="tl-", dir=folder if len(folder) < LONGEST_TEMP_DIR - 12 else "/tmp"))
 
 
 def _prepare_ray_data() -> None:
