@@ -125,8 +125,9 @@ class Started:
         return peak
 
     def _read(self) -> None:
-        for line in self._process.stdout or ():
-            self._lines.append(line)
+        assert self._process.stdout is not None
+        with self._process.stdout as printed:
+            self._lines.extend(printed)
 
 
 def _family(pid: int) -> list[int]:
