@@ -49,7 +49,11 @@ def main(arguments: list[str]) -> None:
         config=config.model_dump(mode="json"),
         protocol="NDCG@10 on the validation events of leave-one-out, full catalogue, history masked",
         data_version=workflow.dataset.manifest.data_version,
-        figures={f"ndcg@10/trial_{number}": max(trial.curve) for number, trial in enumerate(outcome.trials, start=1)},
+        figures={
+            f"ndcg@10/trial_{number}": max(trial.curve)
+            for number, trial in enumerate(outcome.trials, start=1)
+            if trial.curve
+        },
     )
     console.say(f"report: {report.write(settings.home)}")
 

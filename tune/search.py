@@ -50,7 +50,7 @@ class TrialOutcome:
 
     sample: dict[str, Any]
     curve: list[float]
-    """NDCG@10 on the validation events after each epoch."""
+    """NDCG@10 on the validation events after each epoch; empty if the trial failed."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class SearchOutcome:
     config: RetrievalConfig
     """The best trial's."""
     trials: list[TrialOutcome]
+    """In the order of their start."""
     best: int
-    """Number of the best trial."""
+    """Number of the best trial, from 0."""
 
 
 def search_retrieval(
@@ -79,11 +80,12 @@ def search_retrieval(
 
     Raises:
         TowerlineError: every trial failed.
+        ValidationError: the space holds what `task.config` does not admit.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sampler = OptunaSearch(
-        space=search.space.distributions(),
+        space=search.space.around(task.config).distributions(),
         metric=METRIC,
         mode="max",
         seed=search.seed,
@@ -105,10 +107,11 @@ def search_retrieval(
             ),
             run_config=ray.tune.RunConfig(name=name, storage_path=str(storage), callbacks=[recorder], verbose=0),
         ).fit()
-    outcomes = [outcome for outcome in recorder.outcomes.values() if outcome.curve]
-    if not outcomes:
+    outcomes = list(recorder.outcomes.values())
+    measured = [number for number, outcome in enumerate(outcomes) if outcome.curve]
+    if not measured:
         raise TowerlineError(f"all {search.num_trials} trials of the search failed; see {storage / name}")
-    best = max(range(len(outcomes)), key=lambda number: max(outcomes[number].curve))
+    best = max(measured, key=lambda number: max(outcomes[number].curve))
     return SearchOutcome(apply(task.config, outcomes[best].sample), outcomes, best)
 
 
@@ -171,10 +174,12 @@ class _Recorder(ray.tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Close the run of a trial that failed; it takes no part in the choice."""
-        logger.warning("trial %s failed: %s", trial.config, trial.get_error())
-        self._close(trial)
-        del self.outcomes[trial.trial_id]
+        error = trial.get_error() or RuntimeError("no error was kept")
+        logger.warning("trial %s failed: %s", trial.config, error)
+        self._close(trial, error)
+        self.outcomes[trial.trial_id].curve.clear()
 
-    def _close(self, trial: Trial) -> None:
+    def _close(self, trial: Trial, error: Exception | None = None) -> None:
         if trial.trial_id in self._runs:
-            self._runs.pop(trial.trial_id)[1].close()
+            _, stack = self._runs.pop(trial.trial_id)
+            stack.__exit__(None if error is None else type(error), error, None)

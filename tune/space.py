@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import ray.tune
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from train.models.two_tower import TwoTowerConfig
 from train.retrieval import RetrievalConfig
 
 
@@ -15,7 +16,14 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _positive(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] > 0:
+        raise ValueError(f"a logarithmic range cannot begin at {bounds[0]}; begin above 0")
+    return bounds
+
+
 Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+LogRange = Annotated[Range, AfterValidator(_positive)]
 
 
 class RetrievalSpace(BaseModel):
@@ -23,28 +31,42 @@ class RetrievalSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: Range = (1e-3, 5e-3)
+    learning_rate: LogRange = (1e-3, 5e-3)
     """Drawn log-uniformly."""
-    weight_decay: Range = (1e-3, 1e-1)
+    weight_decay: LogRange = (1e-3, 1e-1)
     """Drawn log-uniformly."""
     dropout: Range = (0.1, 0.4)
     """Drawn uniformly."""
-    embedding_dim: tuple[int, ...] = (48, 64)
+    embedding_dim: Annotated[tuple[int, ...], Field(min_length=1)] = (48, 64)
     """One of these."""
 
     @model_validator(mode="after")
     def _corners_are_configs(self) -> Self:
-        for corner in (0, 1):
-            apply(
-                RetrievalConfig(),
-                {
-                    "learning_rate": self.learning_rate[corner],
-                    "weight_decay": self.weight_decay[corner],
-                    "dropout": self.dropout[corner],
-                    "embedding_dim": self.embedding_dim[-corner],
-                },
-            )
+        self._require_configs(RetrievalConfig(two_tower=TwoTowerConfig(attention_heads=1)))
         return self
+
+    def around(self, config: RetrievalConfig) -> "RetrievalSpace":
+        """The space in which a search from `config` goes on: widened where it must be to hold `config`.
+
+        Raises:
+            ValidationError: a value that `config` may take there is none that it admits.
+        """
+        start = sample_of(config)
+        space = RetrievalSpace(
+            learning_rate=_widened(self.learning_rate, start["learning_rate"]),
+            weight_decay=_widened(self.weight_decay, start["weight_decay"]),
+            dropout=_widened(self.dropout, start["dropout"]),
+            embedding_dim=tuple(sorted({*self.embedding_dim, start["embedding_dim"]})),
+        )
+        space._require_configs(config)
+        return space
+
+    def _require_configs(self, config: RetrievalConfig) -> None:
+        """Every bound and every choice must make a config; so does then all that lies between."""
+        for dim in self.embedding_dim:
+            for bound in (0, 1):
+                sample = {name: getattr(self, name)[bound] for name in ("learning_rate", "weight_decay", "dropout")}
+                apply(config, sample | {"embedding_dim": dim})
 
     def distributions(self) -> dict[str, Any]:
         """The space as Ray Tune wants it."""
@@ -54,6 +76,10 @@ class RetrievalSpace(BaseModel):
             "dropout": ray.tune.uniform(*self.dropout),
             "embedding_dim": ray.tune.choice(list(self.embedding_dim)),
         }
+
+
+def _widened(bounds: tuple[float, float], value: float) -> tuple[float, float]:
+    return min(bounds[0], value), max(bounds[1], value)
 
 
 def sample_of(config: RetrievalConfig) -> dict[str, Any]:
