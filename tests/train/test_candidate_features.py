@@ -38,7 +38,8 @@ def test_user_features_by_hand() -> None:
     )
     features_BF = user_features(rows)
     assert USER_FEATURES == ("log_event_count", "mean_value", "log_seconds_since_last")
-    np.testing.assert_allclose(features_BF, [[0, 0, 0], [math.log(10), 3.5, math.log(86401)]], rtol=1e-6)
+    expected = np.array([[0, 0, 0], [math.log(10), 3.5, math.log(86401)]])
+    np.testing.assert_allclose(features_BF, expected, rtol=1e-6)
     assert features_BF.dtype == np.float32
 
 

@@ -7,7 +7,7 @@ from data.splits import LEAVE_ONE_OUT_PROTOCOL, TEST, protocol_hash
 from tests.train.conftest import DonePath
 from tests.train.planted import Planted
 from train.candidates import ItemFeatures
-from train.evaluation import Codes, RankedRecommender, TwoTowerRecommender, evaluate
+from train.evaluation import Codes, RankedRecommender, Recommender, TwoTowerRecommender, evaluate
 from train.models.baselines import Popularity
 from train.models.ranking import RankingModel
 from train.vocabulary import UNKNOWN, Vocabulary
@@ -95,7 +95,7 @@ def test_recommenders_keep_to_what_is_allowed(path: DonePath, examples: pl.DataF
     everything = retrieval.vocabulary.num_items
     random = np.random.default_rng(0)
     exclude = [random.choice(everything, 40, replace=False) + 1 for _ in range(30)]
-    recommenders = [
+    recommenders: list[Recommender] = [
         Popularity(examples, retrieval.vocabulary),
         TwoTowerRecommender(retrieval),
         RankedRecommender(retrieval, ranking, items, 10),

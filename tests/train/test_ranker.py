@@ -8,13 +8,14 @@ import torch
 from data.pipeline import read_examples
 from tests.train.planted import Planted
 from train.encoding import MAX_ATTRIBUTES
-from train.models.candidate_features import CANDIDATE_FEATURES, RETRIEVAL_SCORE, USER_FEATURES
+from train.models.candidate_features import CANDIDATE_FEATURES, RETRIEVAL_SCORE, USER_FEATURES, Codes, Floats
 from train.models.ranker import Ranker, RankerConfig, RankerInputs, RankingBatch
 from train.models.ranking import RankingModel, ranker_inputs
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.vocabulary import UNKNOWN, Vocabulary
 
 USERS, CANDIDATES = 24, 7
+Found = tuple[pl.DataFrame, tuple[Codes, Floats, Floats]]
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_an_item_that_training_never_chose_is_scored_without_its_id(ranker: Rank
 
 
 @pytest.fixture
-def found(random_retrieval: RetrievalModel, planted: Planted) -> tuple[pl.DataFrame, tuple[np.ndarray, ...]]:
+def found(random_retrieval: RetrievalModel, planted: Planted) -> Found:
     rows = read_examples(planted.folder)[-50:]
     codes_BK, scores_BK = random_retrieval.index.search(random_retrieval.encode_users(rows), 10)
     return rows, (codes_BK, scores_BK, np.random.default_rng(0).random((50, 10, 4), dtype=np.float32))
@@ -171,7 +172,7 @@ def found(random_retrieval: RetrievalModel, planted: Planted) -> tuple[pl.DataFr
 def test_a_saved_ranker_gives_identical_scores(
     ranker: Ranker,
     random_retrieval: RetrievalModel,
-    found: tuple[pl.DataFrame, tuple[np.ndarray, ...]],
+    found: Found,
     tmp_path: Path,
 ) -> None:
     rows, lists = found
@@ -186,12 +187,12 @@ def test_a_saved_ranker_gives_identical_scores(
 
 
 def test_a_request_alone_is_scored_as_in_a_batch(
-    ranker: Ranker, random_retrieval: RetrievalModel, found: tuple[pl.DataFrame, tuple[np.ndarray, ...]]
+    ranker: Ranker, random_retrieval: RetrievalModel, found: Found
 ) -> None:
     rows, lists = found
     model = RankingModel(RankerConfig(), random_retrieval.vocabulary, ranker.state_dict())
     together = model.score(rows, *lists, random_retrieval)
     for row in range(0, 50, 7):
         one = slice(row, row + 1)
-        alone = model.score(rows[one], *(part[one] for part in lists), random_retrieval)
+        alone = model.score(rows[one], lists[0][one], lists[1][one], lists[2][one], random_retrieval)
         np.testing.assert_allclose(alone, together[one], rtol=1e-4, atol=1e-5)

@@ -117,7 +117,7 @@ def test_the_training_item_is_where_the_list_says(written: RankingTaskConfig) ->
     assert (codes_B != UNKNOWN).all()
     assert (task._positive_B >= 0).all()
     assert (task.model.item_seen_I1[codes_B.flatten()] == 1).all()
-    assert task.model.item_seen_I1.sum() == len(codes_B.unique())
+    assert task.model.item_seen_I1.sum() == len(set(codes_B.flatten().tolist()))
 
 
 def test_an_untrained_ranker_validates_as_retrieval_does(written: RankingTaskConfig) -> None:

@@ -101,6 +101,7 @@ def test_the_registry_shows_where_a_version_comes_from(path: DonePath, planted: 
     client = connect(path.workflow.settings.tracking_uri)
     version = client.get_model_version_by_alias(registered_name("planted", "ranker"), "champion")
     assert version.tags["data_version"] == planted.dataset.manifest.data_version
+    assert version.run_id is not None
     run = client.get_run(version.run_id)
     assert run.data.metrics["ndcg_at_10.two_tower"] == path.evaluation.figures["ndcg@10/two_tower"]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"two-tower", "ranker"}
