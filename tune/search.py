@@ -83,7 +83,8 @@ def search_retrieval(
         ValidationError: the space holds what `task.config` does not admit.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # What goes wrong in a trial is said here, in one line; its traceback is in the trial's folder.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     sampler = OptunaSearch(
         space=search.space.around(task.config).distributions(),
         metric=METRIC,
@@ -174,12 +175,18 @@ class _Recorder(ray.tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Close the run of a trial that failed; it takes no part in the choice."""
-        error = trial.get_error() or RuntimeError("no error was kept")
-        logger.warning("trial %s failed: %s", trial.config, error)
-        self._close(trial, error)
+        reason = _reason(trial)
+        logger.warning("trial %s failed: %s", trial.config, reason)
+        self._close(trial, RuntimeError(reason))
         self.outcomes[trial.trial_id].curve.clear()
 
     def _close(self, trial: Trial, error: Exception | None = None) -> None:
         if trial.trial_id in self._runs:
             _, stack = self._runs.pop(trial.trial_id)
             stack.__exit__(None if error is None else type(error), error, None)
+
+
+def _reason(trial: Trial) -> str:
+    """The last line of the traceback that a failed trial left."""
+    written = Path(trial.error_file).read_text().strip() if trial.error_file else "it left no traceback"
+    return written.splitlines()[-1]

@@ -1,6 +1,7 @@
 """One small search, and searches whose trials fail, on a real Ray."""
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,9 @@ def test_trials_that_fail_do_not_break_the_search(
     assert statuses.count("FINISHED") == 4 - len(failed)
 
 
-def test_a_search_all_of_whose_trials_fail_says_so(planted: Planted, ray_session: "RaySession", tmp_path: Path) -> None:
+def test_a_search_all_of_whose_trials_fail_says_so(
+    planted: Planted, ray_session: "RaySession", tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert ray_session
     absurd = retrieval_task(
         planted.dataset, planted.folder, CONFIG.model_copy(update={"learning_rate": math.sqrt(1e65)})
@@ -144,6 +147,13 @@ def test_a_search_all_of_whose_trials_fail_says_so(planted: Planted, ray_session
     search = SearchConfig(num_trials=2, max_epochs=1, space=RetrievalSpace(learning_rate=ABSURD))
     with pytest.raises(TowerlineError, match=f"all 2 trials of the search failed; see {tmp_path}/hopeless"):
         search_retrieval(absurd, search, name="hopeless", storage=tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2, "one line for each trial, and no traceback"
+    for line in said:
+        assert re.fullmatch(
+            r"trial \{.*\} failed: .*the training loss of epoch 0 is nan; try a learning rate below .*", line
+        )
+    assert len(list(tmp_path.glob("hopeless/*/error.txt"))) == 2
 
 
 def test_a_search_whose_space_does_not_fit_the_config_is_refused_before_any_trial(
