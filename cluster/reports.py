@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from cluster.provenance import git_commit, machine, versions
 
@@ -29,8 +29,8 @@ class Report(BaseModel):
     versions: dict[str, str]
     git_commit: str
     machine: dict[str, str | int | float]
-    figures: dict[str, float]
-    """Flat, `<metric>/<subject>` to number; the names are stable."""
+    figures: dict[str, FiniteFloat]
+    """Flat, `<metric>/<subject>` to number; the names are stable. JSON has no NaN and no infinity."""
 
     def write(self, home: Path) -> Path:
         """Write both files; returns the one that is always the last run."""

@@ -65,7 +65,8 @@ def draw_curves(curves: Mapping[str, Sequence[EpochResult]]) -> bytes:
     for axes, title in ((loss, "training loss"), (ndcg, "NDCG@10, validation events")):
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     return png.getvalue()

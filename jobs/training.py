@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict
@@ -37,7 +38,7 @@ class TrainingConfig(BaseModel):
 
 
 def read_training_config(path: Path | None) -> TrainingConfig:
-    """The configuration in a TOML file that may leave out anything; without a file, the defaults.
+    """The configuration in a TOML file; what it leaves out, also of a section, keeps its default.
 
     Raises:
         TowerlineError: the file is not there or is not TOML.
@@ -49,7 +50,17 @@ def read_training_config(path: Path | None) -> TrainingConfig:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TowerlineError(f"{path}: {error}; see jobs/configs/training.toml for an example") from error
-    return TrainingConfig.model_validate(values)
+    return TrainingConfig.model_validate(_filled(values, TrainingConfig().model_dump()))
+
+
+def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`values` over `defaults`, section by section: a section's defaults may be those of its owner."""
+    sections = {
+        name: _filled(values[name], default)
+        for name, default in defaults.items()
+        if isinstance(default, dict) and isinstance(values.get(name), dict)
+    }
+    return defaults | values | sections
 
 
 def found_config(settings: Settings, dataset: str) -> Path | None:
