@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.exceptions
 import ray.train
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 from cluster.errors import TowerlineError
 
 if TYPE_CHECKING:
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupContext
+    from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
+
     from train.trainer import Scaling
 
 logger = logging.getLogger(__name__)
@@ -59,6 +63,38 @@ class WatchFailures(ray.train.UserCallback):
             if isinstance(cause, TowerlineError):
                 raise ray.train.ControllerError(cause)
         logger.warning("training %r: %s", run_context.run_config.name, _described(causes))
+
+
+class ReleaseFailedStart(WorkerGroupCallback, ControllerCallback):
+    """In Train's controller: frees the CPUs of workers whose start failed half-way, for example in the backend.
+
+    Train itself forgets such a group, and its placement group stays as long as the driver lives. Must be the first
+    callback: those after one that raises are not called.
+    """
+
+    def __init__(self) -> None:
+        self._group: WorkerGroupState | None = None
+
+    def after_worker_group_start(self, worker_group: "WorkerGroup") -> None:
+        """Remember the workers until Train shuts them down."""
+        self._group = worker_group.get_worker_group_state()
+
+    def after_worker_group_shutdown(self, worker_group_context: "WorkerGroupContext") -> None:
+        """Train did its duty."""
+        self._group = None
+
+    def before_worker_group_start(self, worker_group_context: "WorkerGroupContext") -> None:
+        """Before the next attempt."""
+        self._release()
+
+    async def before_controller_shutdown(self) -> None:
+        """After the last one."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._group is not None:
+            group, self._group = self._group, None
+            group.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _cause(error: BaseException) -> BaseException:

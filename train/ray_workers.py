@@ -23,7 +23,7 @@ from train.communicator import Communicator, HorovodCommunicator, TorchDistribut
 from train.horovod_backend import HorovodConfig
 from train.loop import EpochResult, TrainingState, fit
 from train.progress import append_progress
-from train.ray_failures import WatchFailures, alive_nodes, readable, resources_per_worker
+from train.ray_failures import ReleaseFailedStart, WatchFailures, alive_nodes, readable, resources_per_worker
 
 if TYPE_CHECKING:
     from train.trainer import Scaling, Work
@@ -66,7 +66,7 @@ def train_on_ray(work: "Work") -> Path:
 
 
 class _Trainer(DataParallelTrainer):
-    """Train's trainer, without the helpers that cost a process each (on two cores, as long as a worker's start).
+    """Train's trainer, less the helpers that cost a process each (on two cores, as long as a worker's start).
 
     No datasets are given to it, so none are to be managed. On a single node, the cleaner that would free a dead
     controller's placement group has no one to free it for.
@@ -74,7 +74,8 @@ class _Trainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if len(alive_nodes()) == 1 else set())
-        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
+        callbacks = [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
+        return [ReleaseFailedStart(), *callbacks]
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +99,8 @@ def test_unknown_interface_and_address_name_those_there_are() -> None:
 
 def test_unknown_interface_ends_training_with_its_message(ray_session: "RaySession", tmp_path: Path) -> None:
     assert ray_session
+    import ray
+
     with pytest.raises(TowerlineError, match="interface is 'eth99'"):
         train_distributed(
             build_toy,
@@ -107,6 +110,13 @@ def test_unknown_interface_ends_training_with_its_message(ray_session: "RaySessi
             name="no-interface",
             storage=tmp_path,
         )
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    free: dict[str, float] = {}
+    deadline = time.monotonic() + 10
+    while free.get("CPU") != total["CPU"]:
+        assert time.monotonic() < deadline, f"of {total['CPU']} CPUs, {free.get('CPU')} were given back"
+        time.sleep(0.1)
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.cluster

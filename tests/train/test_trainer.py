@@ -223,7 +223,7 @@ def test_resources_that_others_hold_are_waited_for(ray_session: "RaySession", tm
 
     total = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
     holder: Any = ray.remote(num_cpus=total - 1)(Holder).remote()
-    ray.get(holder.hold.remote())
+    ray.get(holder.hold.remote(), timeout=60)
     started = time.monotonic()
     with pytest.raises(TowerlineError, match=rf"the cluster has {total} CPU \(1 free\)"):
         Run(tmp_path).train(Scaling(start_timeout_s=1))
