@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from torch import nn
 
 from cluster.settings import Settings
 from tests.train.planted import Planted, plant
@@ -104,6 +105,9 @@ def network(planted: Planted, vocabulary: Vocabulary) -> TwoTower:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.15 * torch.randn_like(parameter))
+        for module in network.modules():
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0  # as training leaves it
     codes = torch.from_numpy(vocabulary.encode_items(planted.dataset.events()["item_id"]))
     network.item_frequency_I.copy_(torch.bincount(codes, minlength=vocabulary.num_items + 1))
     return network.eval()
