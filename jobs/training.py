@@ -17,7 +17,8 @@ from train import tracking
 from train.evaluation import Evaluation
 from train.ranking import RankingConfig
 from train.retrieval import RetrievalConfig
-from train.trainer import Scaling, delete_run
+from train.scaling import Scaling
+from train.trainer import delete_run
 from train.workflow import Workflow
 from tune.search import SearchConfig, SearchOutcome, search_retrieval
 

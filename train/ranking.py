@@ -29,8 +29,9 @@ from train.models.ranker import Ranker, RankerConfig, RankerInputs, RankingBatch
 from train.models.ranking import RankingModel, ranker_inputs
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.order import epoch_generator, shares
+from train.scaling import Scaling
 from train.tracking import TrackingTarget
-from train.trainer import Scaling, train_distributed
+from train.trainer import train_distributed
 from train.vocabulary import Vocabulary
 
 ROWS_AT_ONCE = 2048

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupContext
     from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 
-    from train.trainer import Scaling
+    from train.scaling import Scaling
 
 logger = logging.getLogger(__name__)
 

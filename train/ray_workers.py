@@ -26,7 +26,7 @@ from train.progress import append_progress
 from train.ray_failures import ReleaseFailedStart, WatchFailures, alive_nodes, readable, resources_per_worker
 
 if TYPE_CHECKING:
-    from train.trainer import Scaling, Work
+    from train.scaling import Scaling, Work
 
 START_ATTEMPTS, START_ATTEMPTS_WITH_NEW_NODES = 2, 15
 """How often Train waits for a minute for its workers to be placed; its own default is for ever."""

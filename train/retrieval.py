@@ -25,8 +25,9 @@ from train.models.covisitation import fit_covisitation
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import RetrievalBatch, TwoTower, TwoTowerConfig, sampling_probabilities
 from train.order import epoch_generator, shares
+from train.scaling import Scaling
 from train.tracking import TrackingTarget
-from train.trainer import Scaling, train_distributed
+from train.trainer import train_distributed
 from train.vocabulary import Vocabulary
 
 

@@ -52,8 +52,9 @@ from train.retrieval import (
     retrieval_task,
     train_retrieval,
 )
+from train.scaling import Scaling
 from train.tracking import TrackingTarget, start_run
-from train.trainer import Scaling, delete_run
+from train.trainer import delete_run
 
 TRAIN_SPLIT = TrainingRows()
 ALL_EVENTS = TrainingRows(splits=(TRAIN, VALIDATION, TEST))

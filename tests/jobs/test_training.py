@@ -17,7 +17,7 @@ from serve.config import AppConfig
 from tests.train.planted import plant
 from train.evaluation import Evaluation
 from train.loop import FitConfig
-from train.trainer import Scaling
+from train.scaling import Scaling
 from train.workflow import Workflow
 
 CONFIGS = sorted((ROOT / "jobs" / "configs").glob("*.toml"))

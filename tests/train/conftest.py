@@ -17,7 +17,7 @@ from train.models.two_tower import TwoTower, TwoTowerConfig
 from train.ranking import RankingConfig, TrainedRanking
 from train.registry import Kind
 from train.retrieval import RetrievalConfig, TrainedRetrieval
-from train.trainer import Scaling
+from train.scaling import Scaling
 from train.vocabulary import Vocabulary
 from train.workflow import Workflow
 

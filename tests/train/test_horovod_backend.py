@@ -14,7 +14,8 @@ from cluster.errors import TowerlineError
 from tests.train.toy_task import ToyConfig, build_toy
 from train.loop import FitConfig
 from train.rendezvous import Rendezvous, assign_slots, find_interface, slot_environment
-from train.trainer import Scaling, train_distributed
+from train.scaling import Scaling
+from train.trainer import train_distributed
 
 if TYPE_CHECKING:
     from cluster.session import RaySession
@@ -28,7 +29,8 @@ from ray.cluster_utils import Cluster
 
 from tests.train.toy_task import ToyConfig, build_toy
 from train.loop import FitConfig
-from train.trainer import Scaling, train_distributed
+from train.scaling import Scaling
+from train.trainer import train_distributed
 
 folder = Path(sys.argv[1])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 * 2**20})

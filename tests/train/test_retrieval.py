@@ -15,7 +15,7 @@ from train.models.covisitation import fit_covisitation
 from train.models.retrieval import RetrievalModel
 from train.ranking import moment_t1
 from train.retrieval import RetrievalConfig, RetrievalTask, TrainingRows, retrieval_task, train_retrieval
-from train.trainer import Scaling
+from train.scaling import Scaling
 from train.vocabulary import UNKNOWN
 
 ALONE = Scaling(backend="none")

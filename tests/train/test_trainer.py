@@ -14,8 +14,9 @@ from cluster.errors import TowerlineError
 from tests.train.toy_task import ToyConfig, build_toy
 from train.checkpoint import read_checkpoint
 from train.loop import EpochResult, FitConfig
+from train.scaling import Scaling
 from train.tracking import TrackingTarget, connect
-from train.trainer import Scaling, TrainedModel, train_distributed
+from train.trainer import TrainedModel, train_distributed
 
 if TYPE_CHECKING:
     from cluster.session import RaySession
@@ -61,7 +62,8 @@ from cluster.session import connect
 from cluster.settings import Settings
 from tests.train.toy_task import ToyConfig, build_toy
 from train.loop import FitConfig
-from train.trainer import Scaling, train_distributed
+from train.scaling import Scaling
+from train.trainer import train_distributed
 
 folder = Path(sys.argv[1])
 fit = FitConfig(epochs=100_000, metric="error", mode="min")

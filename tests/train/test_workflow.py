@@ -14,8 +14,8 @@ from tests.train.conftest import RANKING, RETRIEVAL, DonePath
 from tests.train.planted import HISTORY, Planted, plant, planted_events, planted_items, planted_users, write_examples
 from train.evaluation import Evaluation
 from train.loop import EpochResult, FitConfig
+from train.scaling import Scaling
 from train.tracking import connect
-from train.trainer import Scaling
 from train.workflow import Workflow, gates
 
 SHORT = RETRIEVAL.model_copy(update={"fit": FitConfig(epochs=3)})

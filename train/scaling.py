@@ -1,0 +1,61 @@
+"""How a training is spread over workers. Read by Train's controller too, so torch stays out of here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from train.loop import FitConfig, TrainingTask
+
+
+class Scaling(BaseModel):
+    """How many processes train, and on what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Literal["horovod", "torch", "none"] = "horovod"
+    """What averages the gradients: Horovod, torch DistributedDataParallel, or nothing: then the calling process
+    trains alone, without Ray."""
+
+    num_workers: PositiveInt = 2
+    """Worker processes; of no meaning with backend `none`."""
+
+    cpus_per_worker: PositiveFloat = 1.0
+    """Logical CPUs that Ray sets aside for each worker; it trains with so many threads, at least one."""
+
+    use_gpu: bool = False
+    """One GPU per worker, and NCCL between them (by Horovod if it was built with it)."""
+
+    max_failures: NonNegativeInt = 2
+    """How often a training goes on from its last checkpoint after a worker was lost."""
+
+    timeout_s: PositiveInt = 60
+    """Seconds for the workers to meet, and after which a silent one counts as lost."""
+
+    stall_timeout_s: PositiveInt = 600
+    """Seconds that workers wait for one that lives but does not come. Validation runs on one worker while the others
+    wait, so it must take less."""
+
+    start_timeout_s: NonNegativeInt = 60
+    """Seconds to wait for resources that something else holds."""
+
+    interface: str | None = None
+    """Network interface between the workers, for Horovod; none: the one that holds the node's Ray address."""
+
+    wait_for_nodes: bool = False
+    """The cluster adds nodes on demand: wait for them, instead of refusing what does not fit now."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What travels to the workers."""
+
+    build_task: "Callable[[Any], TrainingTask]"
+    task_config: Any
+    fit: "FitConfig"
+    scaling: Scaling
+    folder: Path
+    """The run's own folder."""
