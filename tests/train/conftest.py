@@ -25,7 +25,7 @@ RETRIEVAL = RetrievalConfig(
     two_tower=TwoTowerConfig(embedding_dim=16, history_length=8),
     batch_size=128,
     learning_rate=5e-3,
-    fit=FitConfig(epochs=8, patience=3),
+    fit=FitConfig(epochs=12, patience=4),
 )
 RANKING = RankingConfig(num_candidates=20, batch_size=32, fit=FitConfig(epochs=3, patience=2))
 

@@ -64,10 +64,11 @@ def searched(
     return outcome, told
 
 
-def test_the_first_trial_is_the_configuration_as_it_is(searched: tuple[SearchOutcome, Told]) -> None:
-    outcome, _ = searched
-    assert outcome.trials[0].sample == sample_of(CONFIG)
-    assert len({str(trial.sample) for trial in outcome.trials}) == 3
+def test_one_of_the_trials_is_the_configuration_as_it_is(searched: tuple[SearchOutcome, Told]) -> None:
+    """The first one by plan; of two at a time either may start first."""
+    samples = [trial.sample for trial in searched[0].trials]
+    assert sample_of(CONFIG) in samples[:2]
+    assert len({str(sample) for sample in samples}) == 3
 
 
 def test_the_best_trial_is_what_is_found(searched: tuple[SearchOutcome, Told]) -> None:
