@@ -32,4 +32,4 @@ cluster-down: install
 	@$(RUN) cluster.local_cluster down
 
 install-servers: ## what `make test-cluster` takes from Debian
-	@echo "nothing to install: no test needs a server from Debian yet"
+	@command -v curl >/dev/null && command -v unshare >/dev/null && echo "nothing to install" || apt-get install -y curl util-linux

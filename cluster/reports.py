@@ -71,5 +71,9 @@ class ReportClock:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old content or the new, never half of it."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

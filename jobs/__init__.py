@@ -1,1 +1,1 @@
-"""What is submitted to a cluster: one module per job, run as `python -m jobs.<verb_noun>`."""
+"""What is submitted to a cluster: `python -m jobs.<verb_noun>`, and what the jobs share."""

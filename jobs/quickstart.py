@@ -36,6 +36,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 class Trained:
     """What the training steps gave, for the report."""
 
+    config: "TrainingConfig"
+    """With the two-tower's configuration that the search found."""
     evaluation: "Evaluation"
     curves: "dict[str, list[EpochResult]]"
 
@@ -72,7 +74,7 @@ def main(arguments: list[str]) -> None:
                 console.say(f"{url}/docs")
             with console.step("Requests over HTTP"):
                 answers = tour(url, KNOWN_USER, NEW_USER, ITEM, console.say)
-    report = report_of(clock, workflow, config, trained.evaluation)
+    report = report_of(clock, workflow, trained.config, trained.evaluation)
     page = report.write(settings.home).with_suffix(".html")
     write_atomically(page, report_page(report, trained.evaluation, trained.curves, answers))
     console.say(f"\nreport: {page} (and .json), {report.seconds:.0f} s in all; `make serve` keeps the endpoint up")
@@ -112,7 +114,8 @@ def train(workflow: "Workflow", config: "TrainingConfig", console: "Console") ->
         for kind, version in versions.items():
             console.say(f"{DATASET}-{kind} version {version}")
     workflow.forget()
-    return Trained(evaluation, {"two-tower": retrieval.history, "ranker": ranking.history})
+    trained_config = config.model_copy(update={"retrieval": retrieval_config})
+    return Trained(trained_config, evaluation, {"two-tower": retrieval.history, "ranker": ranking.history})
 
 
 def require_passed(evaluation: "Evaluation") -> None:

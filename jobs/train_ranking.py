@@ -11,7 +11,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.train_ranking", description=__doc__)
     parser.add_argument("--dataset", required=True, help="name of a data set that train_retrieval has run on")
-    parser.add_argument("--config", type=Path, help="TOML; default: the defaults")
+    parser.add_argument(
+        "--config", type=Path, help="TOML, [ranking] and [scaling] of it; default: as for train_retrieval"
+    )
     return parser.parse_args(arguments)
 
 
@@ -23,10 +25,12 @@ def main(arguments: list[str]) -> None:
     from cluster.session import connect
     from jobs.console import Console
     from jobs.training import found_config, open_workflow, read_training_config, report_of, require_trainable
+    from train.registry import load_challenger
 
     clock, console = ReportClock("train_ranking"), Console()
     config = read_training_config(asked.config or found_config(settings, asked.dataset))
     require_trainable(settings, asked.dataset)
+    load_challenger(settings.tracking_uri, asked.dataset)
     with connect(settings):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         retrieval, retrieval_config, epochs = workflow.load_challenger()
@@ -39,10 +43,11 @@ def main(arguments: list[str]) -> None:
         refitted = workflow.refit_retrieval(retrieval_config, epochs)
         versions = workflow.register_champion(refitted, retrieval_config, ranking, config.ranking, evaluation)
     workflow.forget()
+    used = config.model_copy(update={"retrieval": retrieval_config})
     console.comparison(evaluation)
     for kind, version in versions.items():
         console.say(f"registered {asked.dataset}-{kind} version {version}, alias champion")
-    console.say(f"report: {report_of(clock, workflow, config, evaluation).write(settings.home)}")
+    console.say(f"report: {report_of(clock, workflow, used, evaluation).write(settings.home)}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import TowerlineError
+from cluster.job import explain
 from cluster.reports import Report, ReportClock, write_atomically
 from cluster.settings import Settings
 from data.dataset import open_dataset
@@ -42,8 +43,7 @@ def read_training_config(path: Path | None) -> TrainingConfig:
     """The configuration in a TOML file; what it leaves out, also of a section, keeps its default.
 
     Raises:
-        TowerlineError: the file is not there or is not TOML.
-        pydantic.ValidationError: it holds an unknown key or a value out of range.
+        TowerlineError: the file is not there, is not TOML, or holds an unknown key or a value out of range.
     """
     if path is None:
         return TrainingConfig()
@@ -51,7 +51,10 @@ def read_training_config(path: Path | None) -> TrainingConfig:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TowerlineError(f"{path}: {error}; see jobs/configs/training.toml for an example") from error
-    return TrainingConfig.model_validate(_filled(values, TrainingConfig().model_dump()))
+    try:
+        return TrainingConfig.model_validate(_filled(values, TrainingConfig().model_dump()))
+    except ValidationError as error:
+        raise TowerlineError(f"{path}: {explain(error)}") from error
 
 
 def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> None:
         search,
         write_found_config,
     )
+    from train.evaluation import PROTOCOL
 
     clock, console = ReportClock("tune_retrieval"), Console()
     config = read_training_config(asked.config)
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> None:
     console.say(f"best trial: {outcome.best + 1}; written to {found}")
     report = clock.finish(
         config=config.model_dump(mode="json"),
-        protocol="NDCG@10 on the validation events of leave-one-out, full catalogue, history masked",
+        protocol=f"on the validation events: {PROTOCOL}",
         data_version=workflow.dataset.manifest.data_version,
         figures={
             f"ndcg@10/trial_{number}": max(trial.curve)

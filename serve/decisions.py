@@ -145,10 +145,10 @@ class DecisionLog:
         return decisions, True
 
     def _append(self, decisions: list[Decision]) -> None:
-        lines = b"".join(decision.model_dump_json().encode() + b"\n" for decision in decisions)
         try:
+            lines = b"".join(decision.model_dump_json().encode() + b"\n" for decision in decisions)
             self._open_segment().append(lines)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._fail(error, len(decisions))
         else:
             self._written += len(decisions)
@@ -169,7 +169,7 @@ class DecisionLog:
         except OSError as error:
             self._fail(error, 0)
 
-    def _fail(self, error: OSError, lost: int) -> None:
+    def _fail(self, error: Exception, lost: int) -> None:
         """Give these decisions up and begin a new file: the old one may end in half a line."""
         self._lost += lost
         logger.error("decision log: %s; %d decisions lost so far", error, self._lost)

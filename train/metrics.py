@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from train.vocabulary import UNKNOWN
+
 Ranks = npt.NDArray[np.int64]
 
 
@@ -27,10 +29,9 @@ def mrr(ranks: Ranks) -> float:
     return float(np.mean(np.where(ranks >= 0, 1 / (1 + np.maximum(ranks, 0)), 0.0)))
 
 
-def coverage_at(ranked_BK: npt.NDArray[np.int64], k: int, num_items: int) -> float:
-    """Share of the catalogue that is in anybody's first k."""
-    shown = np.unique(ranked_BK[:, :k])
-    return float(np.count_nonzero(shown > 0) / num_items)
+def items_shown(ranked_BK: npt.NDArray[np.int64], k: int) -> set[int]:
+    """Codes of the items in anybody's first k; their share of the catalogue is the coverage."""
+    return set(ranked_BK[:, :k].ravel().tolist()) - {UNKNOWN}
 
 
 def _within(ranks: Ranks, k: int) -> npt.NDArray[np.bool_]:

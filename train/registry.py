@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster.errors import TowerlineError
 from data.features import feature_fingerprints
 from train.evaluation import Evaluation
+from train.models.candidate_features import ranker_fingerprints
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.tracking import TrackedRun, connect
@@ -62,6 +63,8 @@ class ModelCard(BaseModel):
     """How the model did; of a refitted one, how the same configuration did on held-out events."""
     curve: list[dict[str, float]]
     """One entry per epoch."""
+    best_epoch: int
+    """The epoch whose weights were kept, from 0."""
     git_commit: str
     versions: dict[str, str]
     """Of the libraries."""
@@ -163,7 +166,7 @@ def curve_of(history: Sequence[BaseModel]) -> list[dict[str, float]]:
 def _register(run: TrackedRun, folder: Path, card: ModelCard, alias: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
-    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2))
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2), encoding="utf-8")
     run.client.log_artifacts(run.run_id, str(folder), card.kind)
     name = registered_name(card.dataset, card.kind)
     try:
@@ -210,7 +213,7 @@ def _read_card(folder: Path) -> ModelCard:
 
 
 def _require_same_features(card: ModelCard) -> None:
-    current = feature_fingerprints(card.history_length)
+    current = feature_fingerprints(card.history_length) | ranker_fingerprints()
     for view, fingerprint in card.feature_fingerprints.items():
         if current.get(view) != fingerprint:
             raise TowerlineError(

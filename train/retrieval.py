@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from cluster.errors import TowerlineError
 from data.dataset import Dataset
 from data.pipeline import read_examples
-from data.schema import ITEM_ID, SEQUENCE, SPLIT, USER_ID
+from data.schema import ITEM_ID, SEQUENCE, SPLIT, USER_ID, VALUE
 from data.splits import TRAIN, VALIDATION
 from train.encoding import encode_users
 from train.histories import Histories
@@ -29,6 +30,8 @@ from train.scaling import Scaling
 from train.tracking import TrackingTarget
 from train.trainer import train_distributed
 from train.vocabulary import Vocabulary
+
+USERS_AT_ONCE = 1024
 
 
 class RetrievalConfig(BaseModel):
@@ -79,8 +82,6 @@ class RetrievalTask:
         self._vocabulary = task.vocabulary
         examples = read_examples(task.examples)
         chosen = examples.filter(_selection(task.rows))
-        if chosen.height < 2:
-            raise TowerlineError(f"{task.examples}: {chosen.height} training examples; ingest more events")
         length = task.config.two_tower.history_length
         self._users = encode_users(chosen, task.vocabulary, length)
         self._targets_B = torch.from_numpy(task.vocabulary.encode_items(chosen[ITEM_ID]))
@@ -129,9 +130,13 @@ class _Validation:
     def measure(self, model: TwoTower) -> dict[str, float]:
         device = model.item_frequency_I.device
         items_ID = model.encode_items()
-        users_BD = model.encode_users(self._users.to(device), items_ID).cpu().numpy()
-        ranked_BK, _ = ExactIndex(items_ID.cpu().numpy()).search(users_BD, 10, self._seen)
-        ranks = ranks_of(np.asarray(self._targets), ranked_BK)
+        index = ExactIndex(items_ID.cpu().numpy())
+        ranked: list[npt.NDArray[np.int64]] = []
+        for start in range(0, len(self._users), USERS_AT_ONCE):
+            some = slice(start, start + USERS_AT_ONCE)
+            users_BD = model.encode_users(self._users[some].to(device), items_ID).cpu().numpy()
+            ranked.append(index.search(users_BD, 10, self._seen[some])[0])
+        ranks = ranks_of(self._targets, np.concatenate(ranked))
         return {"ndcg@10": ndcg_at(ranks, 10), "recall@10": recall_at(ranks, 10)}
 
 
@@ -147,9 +152,16 @@ class TrainedRetrieval:
 def retrieval_task(
     dataset: Dataset, examples: Path, config: RetrievalConfig, rows: TrainingRows = TrainingRows()
 ) -> RetrievalTaskConfig:
-    """What to train: the catalogue of `dataset` and the chosen rows of its `examples`."""
+    """What to train: the catalogue of `dataset` and the chosen rows of its `examples`.
+
+    Raises:
+        TowerlineError: there are fewer than two such rows.
+    """
+    chosen = read_examples(examples).filter(_selection(rows))
+    if chosen.height < 2:
+        raise TowerlineError(f"{examples}: {chosen.height} training examples; ingest more events")
     items = dataset.items()
-    vocabulary = Vocabulary.build(dataset.events(), items, dataset.users())
+    vocabulary = Vocabulary.build(dataset.events(), items, dataset.users(), chosen[VALUE])
     return RetrievalTaskConfig(config, examples, rows, vocabulary, item_attribute_codes(items, vocabulary))
 
 

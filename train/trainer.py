@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from cluster.reports import write_atomically
 from train.checkpoint import read_best_weights, read_checkpoint, write_checkpoint
 from train.communicator import SingleProcess
 from train.loop import EpochResult, FitConfig, TrainingState, TrainingTask, fit
@@ -94,7 +95,7 @@ def train_distributed(
                 checkpoint = train_on_ray(work)
     run_id = run.run_id if run else None
     marker = {"checkpoint": checkpoint.name, "fit": fit.model_dump(), "run_id": run_id}
-    (folder / FINISHED_FILE).write_text(json.dumps(marker, indent=1))
+    write_atomically(folder / FINISHED_FILE, json.dumps(marker, indent=1))
     return TrainedModel(*read_best_weights(checkpoint), checkpoint, run_id)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from data.schema import ATTRIBUTES, ITEM_ID, VALUE
+from data.schema import ATTRIBUTES, ITEM_ID
 
 UNKNOWN = 0
 """The code of padding and of whatever the model has never seen; real codes start at 1."""
@@ -28,10 +28,13 @@ class Vocabulary:
     """Ascending inner edges of the bins that event values (ratings, amounts) fall into."""
 
     @classmethod
-    def build(cls, events: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame) -> "Vocabulary":
-        """The vocabulary of a catalogue: listed items first, then those that only events name."""
+    def build(cls, events: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame, values: pl.Series) -> "Vocabulary":
+        """The vocabulary of a catalogue: listed items first, then those that only events name.
+
+        `values`: event values of the training rows, which the bins are the quantiles of.
+        """
         unlisted = sorted(set(events[ITEM_ID]) - set(items[ITEM_ID]))
-        quantiles = np.quantile(events[VALUE].to_numpy(), np.linspace(0, 1, VALUE_BINS + 1)[1:-1])
+        quantiles = np.quantile(values.to_numpy(), np.linspace(0, 1, VALUE_BINS + 1)[1:-1])
         return cls(
             items=(*items[ITEM_ID], *unlisted),
             item_attributes=_distinct_tokens(items),

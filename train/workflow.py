@@ -32,6 +32,7 @@ from train.candidates import ItemFeatures
 from train.evaluation import Evaluation, RankedRecommender, Recommender, TwoTowerRecommender, evaluate
 from train.loop import EpochResult, FitConfig
 from train.models.baselines import ItemItem, Popularity
+from train.models.candidate_features import ranker_fingerprints
 from train.models.retrieval import RetrievalModel
 from train.ranking import RankingConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
 from train.registry import (
@@ -175,8 +176,7 @@ class Workflow:
                 f"{card.data_version[:12]}, which is now {version[:12]}; train it again with "
                 f"`python -m jobs.train_retrieval --dataset {self.dataset.name}`"
             )
-        best = max(range(len(card.curve)), key=lambda epoch: card.curve[epoch].get("ndcg@10", 0.0))
-        return model, RetrievalConfig.model_validate(card.config), best + 1
+        return model, RetrievalConfig.model_validate(card.config), card.best_epoch + 1
 
     def forget(self) -> None:
         """Delete the checkpoints of this workflow's trainings: what they gave is in the registry."""
@@ -210,7 +210,11 @@ class Workflow:
 
     def _name(self, step: str, decisive: dict[str, Any]) -> str:
         """A name that changes with whatever changes the outcome, so that only the same training is gone on with."""
-        decisive |= {"examples": str(self.examples_folder), "commit": git_commit()}
+        decisive |= {
+            "examples": str(self.examples_folder),
+            "scaling": self.scaling.model_dump(mode="json"),
+            "commit": git_commit(),
+        }
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
         name = f"{self.dataset.name}-{step}-{digest}"
         self._names.add(name)
@@ -234,9 +238,10 @@ class Workflow:
             config=config.model_dump(mode="json"),
             scaling=self.scaling.model_dump(mode="json"),
             history_length=features.history_length,
-            feature_fingerprints=features.fingerprints,
+            feature_fingerprints=features.fingerprints | ranker_fingerprints(),
             evaluation=evaluation,
             curve=curve_of(trained.history),
+            best_epoch=trained.best_epoch,
             git_commit=git_commit(),
             versions=versions(),
         )
@@ -251,7 +256,7 @@ class Gate:
 
 
 def gates(evaluation: Evaluation) -> list[Gate]:
-    """What must hold before a pair may serve, with the numbers."""
+    """What the models are held to, with the numbers. A data set of one's own may have reasons to miss it."""
     figures = evaluation.figures
     popularity, two_tower = figures["ndcg@10/popularity"], figures["ndcg@10/two_tower"]
     ratio = two_tower / popularity if popularity else float("inf")
@@ -259,7 +264,7 @@ def gates(evaluation: Evaluation) -> list[Gate]:
         Gate(
             f"two-tower NDCG@10 {two_tower:.4f} is {ratio:.2f} x popularity's {popularity:.4f}; "
             f"at least {GATE_OVER_POPULARITY} x is asked for",
-            ratio >= GATE_OVER_POPULARITY,
+            two_tower > 0 and ratio >= GATE_OVER_POPULARITY,
         )
     ]
     if "ndcg@10/two_tower_ranker" in figures:

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import optuna
 import ray.tune
@@ -94,7 +95,7 @@ def search_retrieval(
     )
     with _parent_run(tracking, search) as parent:
         recorder = _Recorder(parent, progress)
-        ray.tune.Tuner(
+        tuner = ray.tune.Tuner(
             ray.tune.with_resources(
                 ray.tune.with_parameters(_trial, task=task, max_epochs=search.max_epochs), {"cpu": 1}
             ),
@@ -107,7 +108,9 @@ def search_retrieval(
                 reuse_actors=True,
             ),
             run_config=ray.tune.RunConfig(name=name, storage_path=str(storage), callbacks=[recorder], verbose=0),
-        ).fit()
+        )
+        with recorder:
+            tuner.fit()
     outcomes = list(recorder.outcomes.values())
     measured = [number for number, outcome in enumerate(outcomes) if outcome.curve]
     if not measured:
@@ -122,7 +125,9 @@ def _trial(sample: dict[str, Any], task: RetrievalTaskConfig, max_epochs: int) -
     def report(result: EpochResult, _: TrainingState) -> None:
         ray.tune.report({METRIC: result.metrics[METRIC], "loss": result.loss, "epoch": result.epoch})
 
-    config = apply(task.config, sample).model_copy(update={"fit": FitConfig(epochs=max_epochs, metric=METRIC)})
+    config = apply(task.config, sample).model_copy(
+        update={"fit": FitConfig(epochs=max_epochs, metric=METRIC, seed=task.config.fit.seed)}
+    )
     fit(RetrievalTask(replace(task, config=config)), SingleProcess(), config.fit, report)
 
 
@@ -148,6 +153,18 @@ class _Recorder(ray.tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks into the experiment's folder; that copy records nothing."""
         return {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the runs of trials that were cut off."""
+        for _, stack in self._runs.values():
+            with suppress(BaseException if error is None else type(error)):
+                stack.__exit__(kind, error, trace)
+        self._runs.clear()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Open the trial's run."""

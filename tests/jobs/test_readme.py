@@ -1,5 +1,6 @@
 """Every command of the README, in its order, as a newcomer types it."""
 
+import ast
 import csv
 import json
 import random
@@ -11,6 +12,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from mlflow import MlflowClient
 
 from cluster.provenance import ROOT
 from tests.jobs.shell import Shell
@@ -105,7 +107,10 @@ def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monke
     shell.run(up)
     printed = shell.run(_at_our_ports(submit, shell))
     assert "epoch 1: loss" in printed
-    assert "alias challenger" in printed
+    home = Path(shell.settings["TOWERLINE_HOME"])
+    version = re.findall(r"registered movielens-100k-two-tower version (\d+), alias challenger", printed)[0]
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db", f"sqlite:///{home}/mlflow.db")
+    assert client.get_model_version_by_alias("movielens-100k-two-tower", "challenger").version == version
     with shell.started(serve, until="stop with Ctrl-C"):
         for name, value in shell.settings.items():
             monkeypatch.setenv(name, value)
@@ -114,7 +119,8 @@ def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monke
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == 2
-    assert "Titanic" in outputs[-1]["data"]["text/plain"] or "(" in outputs[-1]["data"]["text/plain"]
+    answer = ast.literal_eval(outputs[-1]["data"]["text/plain"])
+    assert [bool(title) and isinstance(score, float) for title, score in answer] == [True] * 5
     shell.run(down)
     assert not shell.left_behind()
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import tomlkit
-from pydantic import ValidationError
 
 from cluster.errors import TowerlineError
 from cluster.provenance import ROOT
@@ -71,11 +70,10 @@ def test_what_a_section_leaves_out_keeps_the_default_of_that_section(tmp_path: P
     ],
 )
 def test_a_wrong_key_or_value_is_refused_by_name(tmp_path: Path, text: str, field: str, message: str) -> None:
-    with pytest.raises(ValidationError) as refused:
+    with pytest.raises(TowerlineError) as refused:
         read_training_config(write(tmp_path, text))
-    (problem,) = refused.value.errors()
-    assert ".".join(str(part) for part in problem["loc"]) == field
-    assert message in problem["msg"]
+    assert f"config.toml: TrainingConfig: {field} = " in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["[retrieval", "a = ", "\x00"])

@@ -135,7 +135,7 @@ def shop(shop_home: Path, shop_events: pl.DataFrame, shop_items: pl.DataFrame, s
 @pytest.fixture(scope="session")
 def shop_retrieval(shop: Dataset) -> RetrievalModel:
     """The two-tower as it is before training, with every item but the last counted as seen."""
-    vocabulary = Vocabulary.build(shop.events(), shop.items(), shop.users())
+    vocabulary = Vocabulary.build(shop.events(), shop.items(), shop.users(), shop.events()["value"])
     torch.manual_seed(1)
     config = TwoTowerConfig(embedding_dim=16, history_length=HISTORY)
     network = TwoTower(config, vocabulary, item_attribute_codes(shop.items(), vocabulary))

@@ -94,7 +94,8 @@ def path(planted: Planted) -> DonePath:
 
 @pytest.fixture(scope="session")
 def vocabulary(planted: Planted) -> Vocabulary:
-    return Vocabulary.build(planted.dataset.events(), planted.dataset.items(), planted.dataset.users())
+    events = planted.dataset.events()
+    return Vocabulary.build(events, planted.dataset.items(), planted.dataset.users(), events["value"])
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ import polars as pl
 import pytest
 
 from data.pipeline import read_examples
-from data.splits import LEAVE_ONE_OUT_PROTOCOL, TEST, protocol_hash
+from data.splits import TEST, protocol_hash
 from tests.train.conftest import DonePath
 from tests.train.planted import Planted
 from train.candidates import ItemFeatures
-from train.evaluation import Codes, RankedRecommender, Recommender, TwoTowerRecommender, evaluate
+from train.evaluation import PROTOCOL, Codes, RankedRecommender, Recommender, TwoTowerRecommender, evaluate
 from train.models.baselines import Popularity
 from train.models.ranking import RankingModel
 from train.vocabulary import UNKNOWN, Vocabulary
@@ -68,8 +68,8 @@ def test_what_came_before_is_masked_and_the_whole_catalogue_asked_for(
 
 
 def test_every_figure_has_its_protocol(path: DonePath) -> None:
-    assert path.evaluation.protocol == LEAVE_ONE_OUT_PROTOCOL
-    assert path.evaluation.protocol_hash == protocol_hash()
+    assert path.evaluation.protocol == PROTOCOL
+    assert path.evaluation.protocol_hash == protocol_hash(PROTOCOL)
     assert "last event is the test" in path.evaluation.protocol
     names = {f"{metric}/{model}" for metric in ("recall@10", "ndcg@10", "mrr", "coverage@10") for model in MODELS}
     assert set(path.evaluation.figures) == names

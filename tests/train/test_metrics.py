@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from train.metrics import coverage_at, mrr, ndcg_at, ranks_of, recall_at
+from train.metrics import items_shown, mrr, ndcg_at, ranks_of, recall_at
 
 RANKS = np.array([0, 1, 9, 10, -1])
 
@@ -31,5 +31,5 @@ def test_mrr_by_hand() -> None:
 
 def test_coverage_counts_items_in_anybodys_first_places_and_no_padding() -> None:
     ranked_BK = np.array([[1, 2, 3], [2, 1, 4], [5, 0, 0]])
-    assert coverage_at(ranked_BK, 2, 10) == 3 / 10
-    assert coverage_at(ranked_BK, 3, 10) == 5 / 10
+    assert items_shown(ranked_BK, 2) == {1, 2, 5}
+    assert items_shown(ranked_BK, 3) == {1, 2, 3, 4, 5}

@@ -13,6 +13,7 @@ from data.features import feature_fingerprints
 from data.pipeline import read_examples
 from tests.train.conftest import RANKING, RETRIEVAL, DonePath
 from tests.train.planted import HISTORY, NEVER_CHOSEN, Planted
+from train.models.candidate_features import ranker_fingerprints
 from train.registry import (
     CHALLENGER,
     Kind,
@@ -87,7 +88,7 @@ def test_the_card_says_enough_to_train_it_again(path: DonePath, planted: Planted
         assert card.scaling["backend"] == "none"
         assert card.data_version == planted.dataset.manifest.data_version
         assert card.history_length == HISTORY
-        assert card.feature_fingerprints == feature_fingerprints(HISTORY)
+        assert card.feature_fingerprints == feature_fingerprints(HISTORY) | ranker_fingerprints()
         assert card.evaluation == path.evaluation
         assert [epoch["loss"] for epoch in card.curve] == [epoch.loss for epoch in trained.history]
         assert len(card.git_commit.removesuffix("-dirty")) == 40

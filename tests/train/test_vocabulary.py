@@ -18,6 +18,7 @@ def build(
         pl.DataFrame(events, schema={"item_id": pl.String, "value": pl.Float32}, orient="row"),
         pl.DataFrame(items, schema={"item_id": pl.String, **ENTITIES}, orient="row"),
         pl.DataFrame(users, schema={"user_id": pl.String, **ENTITIES}, orient="row"),
+        values=pl.Series([value for _, value in events], dtype=pl.Float32),
     )
 
 

@@ -5,8 +5,9 @@ import numpy.typing as npt
 import polars as pl
 
 from data.features import ITEM_FEATURE_COLUMNS
+from data.fingerprints import fingerprint
 from data.schema import USER_EVENT_COUNT, USER_MEAN_VALUE, USER_SECONDS_SINCE_LAST
-from train.models.covisitation import covisitation_of
+from train.models.covisitation import COVISITATION_PARAMETERS, covisitation_of, fit_covisitation
 from train.models.retrieval import RetrievalModel
 from train.vocabulary import UNKNOWN
 
@@ -32,6 +33,16 @@ RETRIEVAL_SCORE = CANDIDATE_FEATURES.index("retrieval_score")
 RECENT = 5
 SHARE_UNIT = 1e-5
 COVISITATION_UNIT = 1e-3
+
+
+def ranker_fingerprints() -> dict[str, str]:
+    """Fingerprints of what the ranker computes by itself from features (see `data.features.feature_fingerprints`)."""
+    names = {"user": USER_FEATURES, "candidate": CANDIDATE_FEATURES}
+    units = {"recent": RECENT, "share_unit": SHARE_UNIT, "covisitation_unit": COVISITATION_UNIT}
+    return {
+        "candidate_features": fingerprint(user_features, candidate_features, **names, **units),
+        "covisitation": fingerprint(fit_covisitation, covisitation_of, **COVISITATION_PARAMETERS),
+    }
 
 
 def user_features(rows: pl.DataFrame) -> Floats:

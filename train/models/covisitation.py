@@ -18,6 +18,9 @@ PRIOR_EVENTS = 10.0
 RECENT = 10
 """Events of the history that vouch for a candidate, the newest with the most weight."""
 
+COVISITATION_PARAMETERS = {"window": WINDOW, "prior_events": PRIOR_EVENTS, "recent": RECENT}
+"""All of them, for the fingerprint."""
+
 
 def fit_covisitation(events: pl.DataFrame, vocabulary: Vocabulary) -> scipy.sparse.csr_array:
     """Pairs within `WINDOW` steps of the same user, over the geometric mean of the two items' events: (I, I)."""

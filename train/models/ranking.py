@@ -44,14 +44,14 @@ class RankingModel:
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
         safetensors.torch.save_file(self.network.state_dict(), folder / WEIGHTS_FILE)
-        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2))
-        (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False))
+        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2), encoding="utf-8")
+        (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "RankingModel":
         """Read what `save` wrote."""
         config = RankerConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
-        vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text())
+        vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
         return cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE))
 
 

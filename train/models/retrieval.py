@@ -84,14 +84,14 @@ class RetrievalModel:
         """Write the model into an existing folder."""
         safetensors.torch.save_file(self.network.state_dict(), folder / WEIGHTS_FILE)
         scipy.sparse.save_npz(folder / COVISITATION_FILE, self.covisitation)
-        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2))
-        (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False))
+        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2), encoding="utf-8")
+        (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, item_vectors_ID: npt.NDArray[np.float32] | None = None) -> "RetrievalModel":
         """Read what `save` wrote. `item_vectors_ID`: the item tower's output, where it has been kept."""
         config = TwoTowerConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
-        vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text())
+        vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
         covisitation = scipy.sparse.csr_array(scipy.sparse.load_npz(folder / COVISITATION_FILE))
         model = cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE), covisitation)
         if item_vectors_ID is not None:
