@@ -28,12 +28,13 @@ def main(arguments: list[str]) -> None:
 
     from cluster.session import connect
     from data.dataset import open_dataset
+    from data.schema import USER_ID
     from serve.config import read_config
     from serve.session import require_servable, running
 
     config = read_config(asked.dataset, asked.config)
     require_servable(settings, config)
-    user = open_dataset(settings.home, asked.dataset).events()["user_id"][-1]
+    user = open_dataset(settings.home, asked.dataset).events()[USER_ID][-1]
     with connect(settings) as _, running(settings, config) as url:
         print(EXAMPLE.format(dataset=asked.dataset, url=url, user=user), flush=True)
         threading.Event().wait()

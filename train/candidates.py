@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from data.features import ITEM_FEATURE_COLUMNS, counted_timeline, item_aggregates, item_features_at, with_sequence
-from data.schema import COUNTED, EVENT_TIME, ITEM_ID, SEQUENCE, SPLIT
+from data.schema import COUNTED, EVENT_TIME, ITEM_ID, SEQUENCE, SPLIT, USER_ID
 from data.splits import TRAIN
 from train.histories import Histories
 from train.models.candidate_features import Codes, Floats
@@ -54,6 +54,6 @@ def find_candidates(
     retrieval: RetrievalModel, rows: pl.DataFrame, histories: Histories, items: ItemFeatures, count: int
 ) -> Candidates:
     """The `count` best unseen items for each of B example rows, as of the moment of each row."""
-    exclude = histories.before(rows["user_id"].to_list(), rows[SEQUENCE].to_list())
+    exclude = histories.before(rows[USER_ID].to_list(), rows[SEQUENCE].to_list())
     codes_BK, scores_BK = retrieval.index.search(retrieval.encode_users(rows), count, exclude)
     return Candidates(rows, codes_BK, scores_BK, items.at(rows, codes_BK))

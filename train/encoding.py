@@ -8,7 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from data.schema import EVENT_TIME
+from data.schema import EVENT_TIME, HISTORY_ITEMS, HISTORY_TIMES, HISTORY_VALUES, USER_ATTRIBUTES
 from train.vocabulary import UNKNOWN, Vocabulary, encode
 
 MAX_ATTRIBUTES = 16
@@ -48,17 +48,17 @@ class UserBatch:
 
 def encode_users(rows: pl.DataFrame, vocabulary: Vocabulary, history_length: int) -> UserBatch:
     """Encode B feature rows (`history_items`, `history_values`, `history_times`, `user_attributes`, `event_time`)."""
-    layout = _right_aligned(rows["history_items"], history_length)
-    items = vocabulary.encode_items(_flat(rows["history_items"]))
-    values = vocabulary.encode_values(_flat(rows["history_values"]).to_numpy().astype(np.float32))
-    times = _flat(rows["history_times"]).dt.epoch("us").to_numpy()
+    layout = _right_aligned(rows[HISTORY_ITEMS], history_length)
+    items = vocabulary.encode_items(_flat(rows[HISTORY_ITEMS]))
+    values = vocabulary.encode_values(_flat(rows[HISTORY_VALUES]).to_numpy().astype(np.float32))
+    times = _flat(rows[HISTORY_TIMES]).dt.epoch("us").to_numpy()
     now = rows[EVENT_TIME].dt.epoch("us").to_numpy()
     ages = (now[layout.row] - times[layout.source]) / 1e6
     return UserBatch(
         history_BL=layout.scatter(items, np.int32),
         history_values_BL=layout.scatter(values, np.int8),
         history_ages_BL=layout.scatter_kept(ages, np.float32),
-        attributes_BA=encode_attributes(rows["user_attributes"], vocabulary.user_attributes),
+        attributes_BA=encode_attributes(rows[USER_ATTRIBUTES], vocabulary.user_attributes),
     )
 
 

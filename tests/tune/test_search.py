@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from ray.tune.experiment import Trial
 
 from cluster.errors import TowerlineError
 from tests.train.planted import Planted, plant
@@ -13,7 +14,7 @@ from train.loop import FitConfig
 from train.models.two_tower import TwoTowerConfig
 from train.retrieval import RetrievalConfig, RetrievalTaskConfig, retrieval_task
 from train.tracking import TrackingTarget, connect
-from tune.search import SearchConfig, SearchOutcome, TrialOutcome, search_retrieval
+from tune.search import SearchConfig, SearchOutcome, TrialOutcome, _Recorder, search_retrieval
 from tune.space import RetrievalSpace, sample_of
 
 if TYPE_CHECKING:
@@ -165,3 +166,15 @@ def test_a_search_whose_space_does_not_fit_the_config_is_refused_before_any_tria
     with pytest.raises(ValueError, match="embedding_dim is 48, expected a multiple of attention_heads, 5"):
         search_retrieval(task, SearchConfig(), name="refused", storage=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_cut_off_is_closed_as_killed(tmp_path: Path) -> None:
+    tracking = TrackingTarget(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="cut", run_name="search")
+    recorder = _Recorder(tracking, None)
+    recorder.on_trial_start(0, [], Trial("none", config={"learning_rate": 0.1}, stub=True))
+    with pytest.raises(KeyboardInterrupt), recorder:
+        raise KeyboardInterrupt
+    client = connect(tracking.tracking_uri)
+    experiment = client.get_experiment_by_name("cut")
+    assert experiment is not None
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED"]

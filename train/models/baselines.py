@@ -5,7 +5,7 @@ import numpy.typing as npt
 import polars as pl
 import scipy.sparse
 
-from data.schema import ITEM_ID, USER_ID
+from data.schema import HISTORY_ITEMS, ITEM_ID, USER_ID
 from train.index import top_items
 from train.vocabulary import UNKNOWN, Vocabulary
 
@@ -42,7 +42,7 @@ class ItemItem:
 
     def recommend(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> Codes:
         """The `count` items (B, K) with the highest sum of cosines to the history (`history_items`)."""
-        histories = [self._vocabulary.encode_items(history) for history in rows["history_items"]]
+        histories = [self._vocabulary.encode_items(history) for history in rows[HISTORY_ITEMS]]
         scores_BI = np.stack([self._cosines_II[codes].sum(axis=0) for codes in histories])
         return _best_allowed(scores_BI, exclude, count)
 

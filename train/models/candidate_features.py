@@ -6,7 +6,7 @@ import polars as pl
 
 from data.features import ITEM_FEATURE_COLUMNS
 from data.fingerprints import fingerprint
-from data.schema import USER_EVENT_COUNT, USER_MEAN_VALUE, USER_SECONDS_SINCE_LAST
+from data.schema import ITEM_SHARE, USER_EVENT_COUNT, USER_MEAN_VALUE, USER_SECONDS_SINCE_LAST
 from train.models.covisitation import COVISITATION_PARAMETERS, covisitation_of, fit_covisitation
 from train.models.retrieval import RetrievalModel
 from train.vocabulary import UNKNOWN
@@ -65,7 +65,7 @@ def candidate_features(
     """
     present_BK = candidates_BK != UNKNOWN
     count, mean, share, seconds = np.moveaxis(item_features_BKF, 2, 0)
-    assert ITEM_FEATURE_COLUMNS[2] == "item_share"
+    assert ITEM_FEATURE_COLUMNS[2] == ITEM_SHARE
     last, last_5, highest = _similarities(candidates_BK, history_BL, retrieval.item_directions_ID)
     covisitation_BK = covisitation_of(retrieval.covisitation, history_BL, candidates_BK)
     ranks_BK = np.broadcast_to(np.log2(1 + np.arange(1, candidates_BK.shape[1] + 1)), candidates_BK.shape)

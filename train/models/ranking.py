@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from data.schema import USER_ATTRIBUTES
 from train.encoding import encode_attributes, encode_users
 from train.models.candidate_features import Codes, Floats, candidate_features, user_features
 from train.models.ranker import Ranker, RankerConfig, RankerInputs
@@ -67,7 +68,7 @@ def ranker_inputs(
     history_BL = encode_users(rows, vocabulary, retrieval.config.history_length).history_BL.numpy().astype(np.int64)
     dense_BKF = candidate_features(candidates_BK, scores_BK, item_features_BKF, history_BL, retrieval)
     return RankerInputs(
-        user_attributes_BA=encode_attributes(rows["user_attributes"], vocabulary.user_attributes),
+        user_attributes_BA=encode_attributes(rows[USER_ATTRIBUTES], vocabulary.user_attributes),
         user_features_BF=torch.from_numpy(user_features(rows)),
         candidates_BK=torch.from_numpy(candidates_BK),
         candidate_features_BKF=torch.from_numpy(dense_BKF),
