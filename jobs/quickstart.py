@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
     tracking.connect(settings.tracking_uri)
     with console.step("Data: MovieLens-100K, validated"):
         ingest(settings)
-    with connect(settings):
+    with connect(settings, log_to_driver=False):
         with console.step("Features with Ray Data"):
             workflow = open_workflow(settings, DATASET, config.scaling, console)
             console.say(f"{workflow.examples.height:,} examples in {workflow.examples_folder}")

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     config = read_training_config(asked.config or found_config(settings, asked.dataset))
     require_trainable(settings, asked.dataset)
     load_challenger(settings.tracking_uri, asked.dataset)
-    with connect(settings):
+    with connect(settings, log_to_driver=False):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         retrieval, retrieval_config, epochs = workflow.load_challenger()
         console.say("retrieval on the events before T1, to find the ranker's candidates")

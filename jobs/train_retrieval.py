@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     clock, console = ReportClock("train_retrieval"), Console()
     config = read_training_config(asked.config or found_config(settings, asked.dataset))
     require_trainable(settings, asked.dataset)
-    with connect(settings):
+    with connect(settings, log_to_driver=False):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         trained = workflow.train_retrieval(config.retrieval)
         evaluation = workflow.compare(trained.model)

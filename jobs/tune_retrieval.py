@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
             config.model_dump() | {"search": config.search.model_dump() | {"num_trials": asked.trials}}
         )
     require_trainable(settings, asked.dataset)
-    with connect(settings):
+    with connect(settings, log_to_driver=False):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         outcome = search(workflow, config, console)
     best = config.model_copy(update={"retrieval": outcome.config})
