@@ -49,7 +49,7 @@ class RetrievalSpace(BaseModel):
         """The space in which a search from `config` goes on: widened where it must be to hold `config`.
 
         Raises:
-            ValidationError: a value that `config` may take there is none that it admits.
+            ValidationError: the space holds a value that `config` does not admit.
         """
         start = sample_of(config)
         space = RetrievalSpace(
@@ -96,7 +96,7 @@ def apply(config: RetrievalConfig, sample: Mapping[str, Any]) -> RetrievalConfig
     """`config` with the values of a sample.
 
     Raises:
-        ValidationError: a value is none that the config admits.
+        ValidationError: the config does not admit a value of the sample.
     """
     values = config.model_dump()
     values |= {"learning_rate": sample["learning_rate"], "weight_decay": sample["weight_decay"]}

@@ -141,7 +141,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _write_shop(folder: Path) -> None:
-    """Visitors who keep to one brand, with ids that need care."""
+    """Visitors who keep to one brand, one who came once, and ids that need care."""
     draw = random.Random(7)
     products = [(f"sku/{number} é", f"brand {number % 4}", draw.choice(["red", "blue"])) for number in range(40)]
     with (folder / "products.csv").open("w", newline="") as file:
@@ -149,6 +149,7 @@ def _write_shop(folder: Path) -> None:
     with (folder / "clicks.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("visitor", "sku", "at"))
+        writer.writerow(("came once", products[0][0], 1_700_000_000))
         for visitor in range(80):
             liked = [product[0] for product in products if product[1] == f"brand {visitor % 4}"]
             for step in range(draw.randint(5, 9)):

@@ -170,7 +170,7 @@ class TwoTower(nn.Module):
         last_BD = events_BLD[:, -1]
         query_BHE = self.query(last_BD + attributes_BD).view(batch, heads, 1, dim // heads)
         key_BLHE, value_BLHE = self.key_value(events_BLD).view(batch, length, 2, heads, dim // heads).unbind(dim=2)
-        # An empty history would attend to nothing and turn to NaN: its last, padded position stays visible.
+        # A softmax over no position is undefined: of an empty history the last, padded position stays visible.
         visible_BL = present_BL.clone()
         visible_BL[:, -1] = True
         attended = functional.scaled_dot_product_attention(
