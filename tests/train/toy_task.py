@@ -1,6 +1,7 @@
 """A training task small enough to compare every weight and gradient, with the accidents that tests ask for."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,10 @@ from torch import nn
 
 EXAMPLES, GLOBAL_BATCH = 48, 16
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
+
+
+LONGER_THAN_A_POLL_S = 3.0
+"""A report that Train's controller has not polled when the worker dies is lost with it, and the checkpoint too."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class ToyTask:
         dead = self.config.notes / "dead"
         if epoch == self.config.die_at_epoch and rank == 1 and not dead.exists():
             dead.touch()
+            time.sleep(LONGER_THAN_A_POLL_S)
             os._exit(3)
 
 
