@@ -246,6 +246,7 @@ def card(kind: Any, history_length: int) -> ModelCard:
         feature_fingerprints=feature_fingerprints(history_length),
         evaluation=None,
         curve=[],
+        best_epoch=0,
         git_commit="0",
         versions={},
     )
