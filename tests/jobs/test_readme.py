@@ -110,7 +110,7 @@ def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monke
     home = Path(shell.settings["TOWERLINE_HOME"])
     version = re.findall(r"registered movielens-100k-two-tower version (\d+), alias challenger", printed)[0]
     client = MlflowClient(f"sqlite:///{home}/mlflow.db", f"sqlite:///{home}/mlflow.db")
-    assert client.get_model_version_by_alias("movielens-100k-two-tower", "challenger").version == version
+    assert str(client.get_model_version_by_alias("movielens-100k-two-tower", "challenger").version) == version
     with shell.started(serve, until="stop with Ctrl-C"):
         for name, value in shell.settings.items():
             monkeypatch.setenv(name, value)
