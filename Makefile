@@ -1,6 +1,8 @@
 # The Python to set up with; 3.11 is needed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python -m
+# Debian's packages that the tests take servers and tools from.
+SERVERS := curl util-linux redis-server postgresql
 
 .PHONY: install demo serve test test-cluster lint cluster-up cluster-down install-servers
 
@@ -32,4 +34,6 @@ cluster-down: install
 	@$(RUN) cluster.local_cluster down
 
 install-servers: ## what `make test-cluster` takes from Debian
-	@command -v curl >/dev/null && command -v unshare >/dev/null && echo "nothing to install" || apt-get install -y curl util-linux
+	@if [ -x "$$(command -v curl)" ] && [ -x "$$(command -v unshare)" ] && [ -x "$$(command -v redis-server)" ] \
+		&& ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then echo "nothing to install"; \
+	else apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q $(SERVERS); fi

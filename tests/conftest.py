@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cluster.local_cluster import LocalCluster
     from cluster.session import RaySession
     from cluster.settings import Settings
+    from tests.data.servers import RedisServer
 
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
 os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "0.5")
@@ -43,6 +44,34 @@ def local_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[S
     cluster, _ = up(settings)
     yield settings, cluster
     down(settings)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> "Iterator[RedisServer]":
+    """The one Redis of the suite. A test that stops the server starts one of its own."""
+    from tests.data.servers import RedisServer
+
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: "RedisServer") -> str:
+    """Address of the suite's Redis, emptied."""
+    import redis
+
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """host:port of the one Kafka broker of the suite. A test takes topics and groups of its own."""
+    from tests.data.servers import KafkaBroker
+
+    with KafkaBroker() as broker:
+        yield broker.bootstrap
 
 
 @pytest.hookimpl(trylast=True)
