@@ -1,0 +1,140 @@
+"""Counts and sums by window as integers, and how they become features: where batch and online meet.
+
+A *cell* holds, for one window and one input, the number of events or the sum of a column in fixed point: value x 2**16
+as int64. Integer addition is exact in any order, so a batch computation over all events, tiles that were added up
+online and events that arrived late all give the same cell, and the same feature to the last bit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from data.aggregations import HOUR, Count, Mean, Rate, Sum, Window
+from data.views import FeatureView
+
+FIXED_POINT = 2**16
+LARGEST_VALUE = 1e9
+"""Beyond this, about 140,000 values in one window could overflow a cell."""
+
+Cells = npt.NDArray[np.int64]
+"""(rows, windows x inputs), window by window."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an event adds to the cells of its windows: 1, 1 if a column is not null, or the column in fixed point."""
+
+    column: str | None = None
+    is_sum: bool = False
+
+    def of(self, events: pl.DataFrame) -> npt.NDArray[np.int64]:
+        """What each event adds (int64)."""
+        if self.column is None:
+            return np.ones(events.height, dtype=np.int64)
+        column = events.get_column(self.column)
+        if not self.is_sum:
+            return column.is_not_null().to_numpy().astype(np.int64)
+        return to_fixed_point(column.cast(pl.Float64).fill_null(0.0).to_numpy())
+
+
+def to_fixed_point(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Values in steps of 2**-16, as integers; what is not finite or beyond ±1e9 is cut to it."""
+    finite = np.nan_to_num(values, nan=0.0, posinf=LARGEST_VALUE, neginf=-LARGEST_VALUE)
+    return np.rint(np.clip(finite, -LARGEST_VALUE, LARGEST_VALUE) * FIXED_POINT).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """feature = cells[above] * scale / cells[below], or its default where `below` is 0."""
+
+    feature: str
+    above: int
+    below: int | None
+    scale: float
+    default: float
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """The windows and inputs that a view's counts, sums, means and rates need."""
+
+    view: FeatureView
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """Finite windows by length, all time last."""
+        wanted = {each.window for each in self._aggregations.values()}
+        return tuple(sorted(wanted, key=lambda window: (window.length is None, window.length or 0)))
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """What an event adds."""
+        wanted = dict.fromkeys(
+            each for name in self._aggregations for each in (self._above(name), self._below(name)) if each is not None
+        )
+        return tuple(wanted)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features that are computed from cells, in the order of `finish`."""
+        return tuple(self._aggregations)
+
+    def index(self, window: Window, each: Input) -> int:
+        """Column of a cell."""
+        return self.windows.index(window) * len(self.inputs) + self.inputs.index(each)
+
+    def finish(self, cells: Cells) -> npt.NDArray[np.float64]:
+        """The features (rows, features) of rows of cells, float64; the caller casts each to its type."""
+        above, below, scale, default = self._arrays
+        numerators = cells[:, above] * scale
+        denominators = np.where(below >= 0, cells[:, below], 1)
+        safe = np.maximum(denominators, 1)
+        finished: npt.NDArray[np.float64] = np.where(denominators > 0, numerators / safe, default)
+        return finished
+
+    @cached_property
+    def _arrays(
+        self,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        ratios = [self._ratio(name) for name in self._aggregations]
+        below = [-1 if each.below is None else each.below for each in ratios]
+        return (
+            np.array([each.above for each in ratios], dtype=np.int64),
+            np.array(below, dtype=np.int64),
+            np.array([each.scale for each in ratios], dtype=np.float64),
+            np.array([each.default for each in ratios], dtype=np.float64),
+        )
+
+    @cached_property
+    def _aggregations(self) -> Mapping[str, Count | Sum | Mean | Rate]:
+        return {name: each for name, each in self.view.features.items() if isinstance(each, Count | Sum | Mean | Rate)}
+
+    def _above(self, feature: str) -> Input:
+        aggregation = self._aggregations[feature]
+        return Input(aggregation.of, is_sum=True) if isinstance(aggregation, Sum | Mean) else Input()
+
+    def _below(self, feature: str) -> Input | None:
+        aggregation = self._aggregations[feature]
+        if not isinstance(aggregation, Mean):
+            return None
+        return Input(aggregation.of)
+
+    def _ratio(self, feature: str) -> _Ratio:
+        aggregation = self._aggregations[feature]
+        below = self._below(feature)
+        scale = 1.0
+        if isinstance(aggregation, Sum | Mean):
+            scale = 1.0 / FIXED_POINT
+        elif isinstance(aggregation, Rate) and aggregation.window.length is not None:
+            scale = HOUR / aggregation.window.length
+        return _Ratio(
+            feature,
+            self.index(aggregation.window, self._above(feature)),
+            None if below is None else self.index(aggregation.window, below),
+            scale,
+            aggregation.default,
+        )
