@@ -1,43 +1,41 @@
 """A data set on disk: events, items and users in Parquet under one version, replaced as a whole or not at all.
 
-    $TOWERLINE_HOME/datasets/<name>/current -> <version folder>   manifest.json, events.parquet, items.parquet,
-                                                                  users.parquet, quarantine.parquet
+    $TOWERLINE_HOME/datasets/<name>/current -> <version folder>
+        manifest.json, items.parquet, users.parquet, quarantine.parquet
+        by_user/bucket-00000.parquet …   the events, bucketed by user, each file sorted by (user, time, row)
+        by_item/bucket-00000.parquet …   the same events, bucketed by item
 
 A new version is written beside the old one and `current` is switched when it is complete, so that a reader sees
 either. The version replaced last is kept, for whoever is reading it; older ones are removed.
 """
 
-import fcntl
-import hashlib
-import os
 import re
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from cluster.errors import TowerlineError
+from data.buckets import bucket_file, bucket_of, buckets_for, split_by_bucket, write_table
+from data.content import content_version, to_contract, version_of
 from data.disk import clear_disk_errors
-from data.schema import EVENT_TIME, EVENTS, ITEMS, QUARANTINE, USERS
-from data.splits import TOTAL_ORDER
+from data.schema import EVENT_TIME, EVENTS, ITEM_ID, ITEMS, QUARANTINE, SOURCE_ROW, SPLIT, USER_ID, USERS
+from data.splits import TOTAL_ORDER, assign_splits, count_held_out_users
+from data.versions import CURRENT, new_version
+from data.views import ITEM, USER, Entity
 
-EVENTS_FILE = "events.parquet"
 ITEMS_FILE = "items.parquet"
 USERS_FILE = "users.parquet"
 QUARANTINE_FILE = "quarantine.parquet"
 MANIFEST_FILE = "manifest.json"
-CURRENT = "current"
-ROWS_PER_GROUP = 65_536
+
+STORED_EVENTS = EVENTS.append(pa.field(SPLIT, pa.string(), nullable=False))
+"""Columns of the bucket files."""
 
 INGEST_TIME_IS_EVENT_TIME = "ingest_time = event_time (backfill: history was known when it happened)"
 """The rule for a source that does not say when the system learnt of an event."""
@@ -53,9 +51,13 @@ class DatasetManifest(BaseModel):
     name: str
     data_version: str
     """SHA-256 over the content of the events, items and users: the same rows give the same version."""
+    buckets: int
+    """Buckets of users, and of items: a power of two."""
     events: int
     users: int
     """Distinct users with events."""
+    held_out_users: int
+    """Users with enough events to be held out by leave-one-out."""
     items: int
     """Items of the catalogue and items that have events only."""
     quarantined: int
@@ -76,8 +78,8 @@ class Dataset:
     manifest: DatasetManifest
 
     def events(self) -> pl.DataFrame:
-        """Columns of `data.schema.EVENTS`, in the total order (event_time, source_row)."""
-        return pl.read_parquet(self.path / EVENTS_FILE)
+        """All events in the total order (event_time, source_row): columns of `STORED_EVENTS`."""
+        return self._read([self.bucket_file(USER, bucket) for bucket in range(self.manifest.buckets)]).sort(TOTAL_ORDER)
 
     def items(self) -> pl.DataFrame:
         """Columns of `data.schema.ITEMS`. An item that has only events has a row with null title."""
@@ -91,10 +93,34 @@ class Dataset:
         """Rows that were refused: table, line, reason, row (JSON)."""
         return pl.read_parquet(self.path / QUARANTINE_FILE)
 
+    def bucket_file(self, entity: Entity, bucket: int) -> Path:
+        """File of a bucket of users or of items, sorted by (id, event_time, source_row)."""
+        return bucket_file(self.path / bucket_folder(entity), bucket)
+
+    def bucket(self, entity: Entity, bucket: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The events of a bucket of users or of items, sorted by (id, event_time, source_row)."""
+        return self._read([self.bucket_file(entity, bucket)], columns)
+
+    def entity_events(self, entity: Entity, ids: Iterable[str]) -> pl.DataFrame:
+        """The events of some users or items, sorted by (event_time, source_row); reads only their buckets."""
+        wanted = set(ids)
+        buckets = sorted({bucket_of(entity_id, self.manifest.buckets) for entity_id in wanted})
+        is_wanted = pl.col(_key(entity)).is_in(sorted(wanted))
+        found = [self.bucket(entity, bucket).filter(is_wanted) for bucket in buckets]
+        return pl.concat(found or [pl.DataFrame(STORED_EVENTS.empty_table())]).sort(TOTAL_ORDER)
+
+    def _read(self, files: list[Path], columns: Sequence[str] | None = None) -> pl.DataFrame:
+        try:
+            return pl.concat([pl.DataFrame(pq.read_table(file, columns=columns, memory_map=True)) for file in files])
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise TowerlineError(
+                f"data set {self.name!r}: {self.path} is not whole ({error}); ingest it again"
+            ) from error
+
 
 def open_dataset(home: Path, name: str) -> Dataset:
     """The current version of data set `name`. Raises TowerlineError, naming those there are, if it does not exist."""
-    current = _folder(home, name) / CURRENT
+    current = dataset_folder(home, name) / CURRENT
     if not current.exists():
         known = ", ".join(list_datasets(home)) or "none"
         raise TowerlineError(
@@ -111,6 +137,16 @@ def list_datasets(home: Path) -> list[str]:
     return sorted(path.parent.name for path in (home / "datasets").glob(f"*/{CURRENT}"))
 
 
+def dataset_folder(home: Path, name: str) -> Path:
+    """Folder of the versions of a data set. Raises TowerlineError for a name that cannot be a folder."""
+    if not NAME_RULE.fullmatch(name):
+        raise TowerlineError(
+            f"--dataset {name!r} cannot be a folder name; use 1 to 64 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit"
+        )
+    return home / "datasets" / name
+
+
 def write_dataset(
     home: Path,
     name: str,
@@ -122,159 +158,73 @@ def write_dataset(
     source: str,
     ingest_time_rule: str = INGEST_TIME_IS_EVENT_TIME,
 ) -> Dataset:
-    """Write a new version of data set `name` and make it current; on any failure nothing of it stays.
+    """Write a new version of data set `name` from tables in memory and make it current; a failure leaves nothing.
 
     Raises TowerlineError when the disk is full, the name cannot be a folder, or there are no events.
     """
-    folder = _folder(home, name)
+    folder = dataset_folder(home, name)
     if events.is_empty():
         raise TowerlineError(f"data set {name!r}: {source} gave no events; nothing was written")
-    tables = {
-        EVENTS_FILE: to_contract(events.sort(TOTAL_ORDER), EVENTS),
-        ITEMS_FILE: to_contract(items, ITEMS),
-        USERS_FILE: to_contract(users, USERS),
-        QUARANTINE_FILE: to_contract(quarantine, QUARANTINE),
-    }
-    manifest = DatasetManifest(
-        name=name,
-        data_version=content_version([tables[EVENTS_FILE], tables[ITEMS_FILE], tables[USERS_FILE]]),
-        events=events.height,
-        users=events.get_column("user_id").n_unique(),
-        items=pl.concat([events.get_column("item_id"), items.get_column("item_id")]).n_unique(),
-        quarantined=quarantine.height,
-        first_event_time=events.get_column(EVENT_TIME).min(),
-        last_event_time=events.get_column(EVENT_TIME).max(),
-        ingest_time_rule=ingest_time_rule,
-        source=source,
-    )
-    with clear_disk_errors(f"writing data set {name!r} to {folder}"), _new_version(folder, manifest) as path:
-        for file, table in tables.items():
-            pq.write_table(
-                table, path / file, row_group_size=ROWS_PER_GROUP, compression="zstd", write_page_checksum=True
-            )
-        (path / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    buckets = buckets_for(events.height)
+    stored = assign_splits(pl.DataFrame(to_contract(events, EVENTS)))
+    with clear_disk_errors(f"writing data set {name!r} to {folder}"), new_version(folder) as version:
+        contents = {
+            entity: write_buckets(version.path, entity, split_by_bucket(stored, _key(entity), buckets), buckets)
+            for entity in (USER, ITEM)
+        }
+        described = write_descriptions(version.path, items, users, quarantine)
+        manifest = DatasetManifest(
+            name=name,
+            data_version=version_of(contents[USER], described),
+            buckets=buckets,
+            events=events.height,
+            users=events.get_column(USER_ID).n_unique(),
+            held_out_users=count_held_out_users(events),
+            items=pl.concat([events.get_column(ITEM_ID), items.get_column(ITEM_ID)]).n_unique(),
+            quarantined=quarantine.height,
+            first_event_time=events.get_column(EVENT_TIME).min(),
+            last_event_time=events.get_column(EVENT_TIME).max(),
+            ingest_time_rule=ingest_time_rule,
+            source=source,
+        )
+        (version.path / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+        version.publish(manifest.data_version[:12])
     return open_dataset(home, name)
 
 
-def to_contract(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    """The frame's columns of `schema`, in its types. Raises on a null where the contract has none."""
-    table = frame.select(schema.names).to_arrow().cast(schema)
-    return table.combine_chunks()
+def write_buckets(path: Path, entity: Entity, parts: dict[int, pl.DataFrame], buckets: int) -> list[str]:
+    """Write all bucket files of an entity; gives the content version of each."""
+    empty = pl.DataFrame(STORED_EVENTS.empty_table())
+    return [write_bucket(path, entity, bucket, parts.get(bucket, empty)) for bucket in range(buckets)]
 
 
-def content_version(tables: list[pa.Table]) -> str:
-    """SHA-256 over names, types and values: independent of file format, chunking and compression."""
-    digest = hashlib.sha256()
-    for table in tables:
-        digest.update(f"{table.num_rows} rows".encode())
-        for name in table.column_names:
-            column = table.column(name).combine_chunks()
-            digest.update(f"{name}: {column.type}".encode())
-            for part in _canonical_bytes(column):
-                digest.update(part)
-    return digest.hexdigest()
+def write_bucket(path: Path, entity: Entity, bucket: int, events: pl.DataFrame) -> str:
+    """Write one bucket of a version, sorted by (id, event_time, source_row); gives its content version."""
+    folder = path / bucket_folder(entity)
+    folder.mkdir(exist_ok=True)
+    table = to_contract(events.sort(_key(entity), EVENT_TIME, SOURCE_ROW), STORED_EVENTS)
+    write_table(table, bucket_file(folder, bucket))
+    return content_version([table])
 
 
-def _canonical_bytes(column: pa.Array) -> Iterator[bytes]:
-    if pa.types.is_list(column.type):
-        yield np.asarray(pc.list_value_length(column)).tobytes()
-        yield from _canonical_bytes(pc.list_flatten(column))
-    elif pa.types.is_string(column.type):
-        yield np.asarray(pc.fill_null(pc.binary_length(column), -1)).tobytes()
-        yield "".join(pc.drop_null(column).to_pylist()).encode()
-    elif pa.types.is_timestamp(column.type):
-        yield np.asarray(column.cast(pa.int64())).tobytes()
-    else:
-        yield np.asarray(column).tobytes()
+def write_descriptions(
+    path: Path, items: pl.DataFrame, users: pl.DataFrame, quarantine: pl.DataFrame
+) -> tuple[pa.Table, pa.Table]:
+    """Write items, users and quarantine of a version; gives items and users as written."""
+    tables = to_contract(items, ITEMS), to_contract(users, USERS)
+    for file, table in zip((ITEMS_FILE, USERS_FILE), tables, strict=True):
+        write_table(table, path / file)
+    write_table(to_contract(quarantine, QUARANTINE), path / QUARANTINE_FILE)
+    return tables
 
 
-def _folder(home: Path, name: str) -> Path:
-    if not NAME_RULE.fullmatch(name):
-        raise TowerlineError(
-            f"--dataset {name!r} cannot be a folder name; use 1 to 64 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or digit"
-        )
-    return home / "datasets" / name
+def bucket_folder(entity: Entity) -> str:
+    """Folder of the events bucketed by an entity, inside a version."""
+    _key(entity)
+    return f"by_{entity.name}"
 
 
-@contextmanager
-def _new_version(folder: Path, manifest: DatasetManifest) -> Iterator[Path]:
-    """A temporary folder that becomes the current version when the block ends well and is removed when it fails."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".part-{uuid.uuid4().hex}"
-    part.mkdir()
-    try:
-        with _locked(part):
-            _remove_abandoned(folder)
-            yield part
-            for file in part.iterdir():
-                _sync(file)
-            with _locked(folder):
-                _make_current(folder, part, folder / f"{manifest.data_version[:12]}-{uuid.uuid4().hex[:6]}")
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        _remove_if_empty(folder)
-        raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which ends with the process at the latest."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _make_current(folder: Path, part: Path, version: Path) -> None:
-    previous = (folder / CURRENT).resolve()
-    link = part.with_name(f"{part.name}.link")
-    part.rename(version)
-    try:
-        link.symlink_to(version.name)
-        link.replace(folder / CURRENT)
-    except OSError:
-        link.unlink(missing_ok=True)
-        shutil.rmtree(version, ignore_errors=True)
-        raise
-    _sync(folder)
-    for old in folder.iterdir():
-        if old.is_dir() and not old.is_symlink() and not old.name.startswith(".") and old not in (previous, version):
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what a killed writer left: a `.part-` folder that nobody holds the lock of."""
-    for part in folder.glob(".part-*"):
-        if part.is_symlink():
-            part.unlink(missing_ok=True)
-            continue
-        try:
-            descriptor = os.open(part, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(part, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(descriptor)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    for path in (folder, folder.parent):
-        try:
-            path.rmdir()
-        except OSError:
-            return
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _key(entity: Entity) -> str:
+    if entity.key is None:
+        raise TowerlineError(f"events are bucketed by user and by item, not by {entity.name!r}")
+    return entity.key

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from pydantic import BaseModel, ConfigDict
 
 from cluster.errors import TowerlineError
 from data import features
-from data.dataset import EVENTS_FILE, Dataset
+from data.dataset import Dataset
 from data.fingerprints import fingerprint
 from data.schema import (
     ATTRIBUTES,
@@ -183,25 +182,14 @@ def examples_of(
 
 
 def _read(dataset: Dataset, buckets: int) -> ray.data.Dataset:
-    """The events by row group, numbered: they are stored in the total order, so that position is `sequence`."""
-    file = dataset.path / EVENTS_FILE
-    metadata = pq.read_metadata(file)
-    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    firsts = np.cumsum([0, *rows[:-1]]).tolist()
-    groups = [{"group": group, "first": first} for group, first in enumerate(firsts)]
-    read = functools.partial(_read_row_group, file=file, buckets=buckets)
-    return ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(read, batch_format="pyarrow")
-
-
-def _read_row_group(groups: pa.Table, file: Path, buckets: int) -> pa.Table:
-    columns = [EVENT_TIME, INGEST_TIME, SOURCE_ROW, USER_ID, ITEM_ID, VALUE]
-    frames = []
-    for group, first in zip(groups["group"].to_pylist(), groups["first"].to_pylist(), strict=True):
-        with pq.ParquetFile(file) as events:
-            rows = pl.DataFrame(events.read_row_group(group, columns=columns))
-        sequence = pl.int_range(first, first + rows.height, dtype=pl.Int64, eager=True).alias(SEQUENCE)
-        frames.append(rows.with_columns(sequence, _bucket(USER_ID, buckets), _bucket(ITEM_ID, buckets)))
-    return pl.concat(frames).to_arrow()
+    """The events, numbered in the total order: position is `sequence`."""
+    columns = [SEQUENCE, EVENT_TIME, INGEST_TIME, SOURCE_ROW, USER_ID, ITEM_ID, VALUE, USER_BUCKET, ITEM_BUCKET]
+    numbered = (
+        dataset.events()
+        .with_row_index(SEQUENCE)
+        .with_columns(pl.col(SEQUENCE).cast(pl.Int64), _bucket(USER_ID, buckets), _bucket(ITEM_ID, buckets))
+    )
+    return ray.data.from_arrow([part.to_arrow() for part in numbered.select(columns).iter_slices(65_536)])
 
 
 def _bucket(entity: str, buckets: int) -> pl.Expr:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
 from cluster.errors import TowerlineError
-from data.dataset import Dataset, content_version, list_datasets, open_dataset
+from data.buckets import bucket_of
+from data.dataset import Dataset, list_datasets, open_dataset
+from data.views import EVERYTHING, ITEM, USER
 
 ROWS = [("anna", "x", 1.0, 0), ("anna", "y", 2.0, 1), ("Борис/ '\"", "x", 3.0, 1), ("anna", "x", 1.0, 0)]
 
@@ -24,7 +25,8 @@ def test_what_was_written_is_read(
     written = write_small(tmp_path, events.reverse())
     opened = open_dataset(tmp_path, "small")
     assert opened == written
-    assert_frame_equal(opened.events(), events.sort("event_time", "source_row"))
+    assert_frame_equal(opened.events().drop("split"), events.sort("event_time", "source_row"))
+    assert opened.events()["split"].to_list() == ["train", "validation", "test", "train"]
     assert opened.items()["attributes"].to_list() == [["kind=a"], []]
     assert opened.users().rows() == [("anna", ["age=30"])]
     assert (opened.manifest.events, opened.manifest.users, opened.manifest.items) == (4, 2, 3)
@@ -67,13 +69,33 @@ def test_the_version_is_of_the_content(
         assert changed.manifest.data_version != first.manifest.data_version
 
 
-def test_the_version_does_not_confuse_neighbouring_texts() -> None:
-    def version(*texts: str | None) -> str:
-        return content_version([pa.table({"a": pa.array(texts, pa.string())})])
+def test_buckets_hold_the_same_events_sorted_by_their_entity(
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = [(f"u{n % 17}", f"i{n % 13}", float(n), n * 7 % 20) for n in range(200)]
+    dataset = write_small(tmp_path, make_events(rows))
+    assert dataset.manifest.buckets == 4
+    for entity in (USER, ITEM):
+        parts = [dataset.bucket(entity, bucket) for bucket in range(4)]
+        assert_frame_equal(pl.concat(parts).sort("event_time", "source_row"), dataset.events())
+        for bucket, part in enumerate(parts):
+            assert part.equals(part.sort(entity.key, "event_time", "source_row"))
+            assert {bucket_of(entity_id, 4) for entity_id in part[entity.key]} <= {bucket}
+    assert dataset.bucket(USER, 0, ["value"]).columns == ["value"]
+    wanted = dataset.events().filter(pl.col("item_id").is_in(["i3", "i4"]))
+    assert_frame_equal(dataset.entity_events(ITEM, ["i3", "i4", "?"]), wanted)
+    assert dataset.entity_events(USER, []).is_empty()
+    with pytest.raises(TowerlineError, match="not by 'everything'"):
+        dataset.bucket(EVERYTHING, 0)
 
-    assert len({version("ab", "c"), version("a", "bc"), version("abc", ""), version("abc", None), version("abc")}) == 5
-    halves = pa.chunked_array([pa.array(["a"]), pa.array(["b"])])
-    assert content_version([pa.table({"a": halves})]) == version("a", "b")
+
+def test_a_version_that_lost_a_file_says_so(
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
+) -> None:
+    dataset = write_small(tmp_path, make_events(ROWS))
+    dataset.bucket_file(USER, 0).unlink()
+    with pytest.raises(TowerlineError, match=r"is not whole .*bucket-00000.parquet.*; ingest it again"):
+        dataset.events()
 
 
 def test_a_reader_keeps_its_version_while_a_newer_one_is_written(

@@ -131,7 +131,7 @@ def test_a_failed_publication_changes_nothing(
     (dataset.path / "users.parquet").write_bytes(b"gone")
     with pytest.raises(pl.exceptions.PolarsError):
         store.publish(dataset)
-    events = dataset.events().with_columns(user_id=pl.lit(None, dtype=pl.String))
+    events = dataset.events().drop("split").with_columns(user_id=pl.lit(None, dtype=pl.String))
     with pytest.raises(sqlite3.IntegrityError):
         store.append_events(pl.concat([make_events([("c", "x", 1.0, 1)]), events]))
     assert store.user_events(["anna", "c"]).height == 3

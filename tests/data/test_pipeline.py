@@ -11,7 +11,6 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from cluster.errors import TowerlineError
-from data import dataset as datasets
 from data.pipeline import (
     EXAMPLE_COLUMNS,
     build_examples,
@@ -43,10 +42,7 @@ def events(make_events: Callable[..., pl.DataFrame]) -> pl.DataFrame:
     return table.with_columns(pl.col("ingest_time") + pl.Series(delays, dtype=pl.Duration("us")))
 
 
-def test_equal_to_whole_tables(
-    events: pl.DataFrame, write_small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets, "ROWS_PER_GROUP", 100)
+def test_equal_to_whole_tables(events: pl.DataFrame, write_small: Callable[..., Any], tmp_path: Path) -> None:
     dataset = write_small(tmp_path, events)
     folder = build_examples(dataset, tmp_path / "out" / "examples", history_length=5, buckets=7)
     assert len(list(folder.glob("*.parquet"))) == 7
