@@ -3,9 +3,13 @@
 import argparse
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.job import run_job
 from cluster.settings import Settings
+
+if TYPE_CHECKING:
+    from data.dataset import Dataset
 
 DATASET = "movielens-100k"
 EXAMPLE = """\
@@ -27,17 +31,23 @@ def main(arguments: list[str]) -> None:
     asked, settings = parse(arguments), Settings()
 
     from cluster.session import connect
-    from data.dataset import open_dataset
-    from data.schema import USER_ID
     from serve.config import read_config
     from serve.session import require_servable, running
 
     config = read_config(asked.dataset, asked.config)
-    require_servable(settings, config)
-    user = open_dataset(settings.home, asked.dataset).events()[USER_ID][-1]
+    user = some_user(require_servable(settings, config))
     with connect(settings) as _, running(settings, config) as url:
         print(EXAMPLE.format(dataset=asked.dataset, url=url, user=user), flush=True)
         threading.Event().wait()
+
+
+def some_user(dataset: "Dataset") -> str:
+    """A user with events, for an example; reads one bucket."""
+    from data.schema import USER_ID
+    from data.views import USER
+
+    buckets = (dataset.bucket(USER, bucket, [USER_ID]) for bucket in range(dataset.manifest.buckets))
+    return str(next(bucket.item(0, USER_ID) for bucket in buckets if bucket.height))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from serve.app import NAME, application
 from serve.config import AppConfig
 from serve.loading import online_store
 from serve.profile import base_url, http_options, logging_config, require_free_port
-from train.registry import load_champion
+from train.registry import champion_cards
 
 STOP_TIMEOUT_S = 30.0
 
@@ -32,7 +32,7 @@ def require_servable(settings: Settings, config: AppConfig) -> Dataset:
             in a running cluster may be by Ray Serve itself, and is not looked at).
     """
     dataset = open_dataset(settings.home, config.dataset)
-    load_champion(settings.tracking_uri, config.dataset)
+    champion_cards(settings.tracking_uri, config.dataset)
     if not settings.ray_address and "RAY_ADDRESS" not in os.environ:
         require_free_port(settings)
     return dataset

@@ -121,27 +121,30 @@ def load_champion(tracking_uri: str, dataset: str) -> LoadedModels:
         TowerlineError: there is no champion, its two models were not made for each other, or they were trained on
             features that this code no longer computes.
     """
-    client = connect(tracking_uri)
-    two_tower = _aliased(client, tracking_uri, dataset, "two-tower", CHAMPION)
-    ranker = _aliased(client, tracking_uri, dataset, "ranker", CHAMPION)
-    variant = two_tower.tags[VARIANT_TAG]
-    if ranker.tags[VARIANT_TAG] != variant:
-        raise TowerlineError(
-            f"data set {dataset!r}: champion two-tower {two_tower.version} is of variant {variant}, champion ranker "
-            f"{ranker.version} of variant {ranker.tags[VARIANT_TAG]}; give the alias to a pair of one variant"
-        )
-    folders = {kind: _download(version, tracking_uri) for kind, version in _pair(two_tower, ranker).items()}
-    cards = {kind: _read_card(folder) for kind, folder in folders.items()}
+    pair = _champion(tracking_uri, dataset)
+    folders = {kind: _download(version.source, tracking_uri) for kind, version in pair.items()}
+    cards = {kind: _read_card(folder / CARD_FILE) for kind, folder in folders.items()}
     for card in cards.values():
         _require_same_features(card)
     return LoadedModels(
-        variant=variant,
+        variant=cards["two-tower"].variant,
         retrieval=RetrievalModel.load(folders["two-tower"], np.load(folders["two-tower"] / INDEX_FILE)),
         ranking=RankingModel.load(folders["ranker"]),
         items=pl.read_parquet(folders["two-tower"] / CATALOGUE_FILE),
         cards=cards,
-        versions={kind: str(version.version) for kind, version in _pair(two_tower, ranker).items()},
+        versions={kind: str(version.version) for kind, version in pair.items()},
     )
+
+
+def champion_cards(tracking_uri: str, dataset: str) -> dict[Kind, ModelCard]:
+    """The cards of the pair that serves, without the models. Raises TowerlineError where `load_champion` does."""
+    cards = {
+        kind: _read_card(_download(f"{version.source}/{CARD_FILE}", tracking_uri))
+        for kind, version in _champion(tracking_uri, dataset).items()
+    }
+    for card in cards.values():
+        _require_same_features(card)
+    return cards
 
 
 def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, ModelCard]:
@@ -151,8 +154,9 @@ def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, Mo
         TowerlineError: there is none, or it was trained on features that this code no longer computes.
     """
     client = connect(tracking_uri)
-    folder = _download(_aliased(client, tracking_uri, dataset, "two-tower", CHALLENGER), tracking_uri)
-    card = _read_card(folder)
+    version = _aliased(client, tracking_uri, dataset, "two-tower", CHALLENGER)
+    folder = _download(version.source, tracking_uri)
+    card = _read_card(folder / CARD_FILE)
     _require_same_features(card)
     return RetrievalModel.load(folder), card
 
@@ -182,7 +186,17 @@ def _register(run: TrackedRun, folder: Path, card: ModelCard, alias: str | None)
     return version
 
 
-def _pair(two_tower: "ModelVersion", ranker: "ModelVersion") -> dict[Kind, "ModelVersion"]:
+def _champion(tracking_uri: str, dataset: str) -> dict[Kind, "ModelVersion"]:
+    """The two versions with the alias `champion`. Raises TowerlineError unless they are of one variant."""
+    client = connect(tracking_uri)
+    two_tower = _aliased(client, tracking_uri, dataset, "two-tower", CHAMPION)
+    ranker = _aliased(client, tracking_uri, dataset, "ranker", CHAMPION)
+    variant = two_tower.tags[VARIANT_TAG]
+    if ranker.tags[VARIANT_TAG] != variant:
+        raise TowerlineError(
+            f"data set {dataset!r}: champion two-tower {two_tower.version} is of variant {variant}, champion ranker "
+            f"{ranker.version} of variant {ranker.tags[VARIANT_TAG]}; give the alias to a pair of one variant"
+        )
     return {"two-tower": two_tower, "ranker": ranker}
 
 
@@ -202,14 +216,15 @@ def _aliased(client: "MlflowClient", tracking_uri: str, dataset: str, kind: Kind
         ) from error
 
 
-def _download(version: "ModelVersion", tracking_uri: str) -> Path:
+def _download(source: str | None, tracking_uri: str) -> Path:
+    """The folder or file behind an artifact's address, on this machine."""
     from mlflow.artifacts import download_artifacts
 
-    return Path(download_artifacts(artifact_uri=version.source, tracking_uri=tracking_uri))
+    return Path(download_artifacts(artifact_uri=source, tracking_uri=tracking_uri))
 
 
-def _read_card(folder: Path) -> ModelCard:
-    return ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
+def _read_card(path: Path) -> ModelCard:
+    return ModelCard.model_validate_json(path.read_bytes())
 
 
 def _require_same_features(card: ModelCard) -> None:

@@ -18,6 +18,7 @@ from train.registry import (
     CHALLENGER,
     Kind,
     ModelCard,
+    champion_cards,
     load_challenger,
     load_champion,
     promote,
@@ -75,6 +76,7 @@ def test_the_pair_comes_with_its_catalogue_and_versions(path: DonePath, planted:
     assert loaded.items.equals(planted.dataset.items())
     assert set(NEVER_CHOSEN) < set(loaded.retrieval.vocabulary.items)
     assert {card.variant for card in loaded.cards.values()} == {loaded.variant}
+    assert champion_cards(path.workflow.settings.tracking_uri, "planted") == loaded.cards
 
 
 def test_the_card_says_enough_to_train_it_again(path: DonePath, planted: Planted) -> None:
@@ -151,11 +153,13 @@ def test_a_registered_pair_does_not_serve_before_it_is_promoted(path: DonePath, 
 
 
 def test_models_that_were_not_made_for_each_other_are_refused(path: DonePath, register: Register) -> None:
+    """Whoever only looks at the cards hears it too."""
     registered = register("mismatch", variant="v-one", ranker={"variant": "v-two"})
     promote(path.workflow.settings.tracking_uri, "mismatch", registered)
     message = r"'mismatch': champion two-tower 1 is of variant v-one, champion ranker 1 of variant v-two; .*one variant"
-    with pytest.raises(TowerlineError, match=message):
-        load_champion(path.workflow.settings.tracking_uri, "mismatch")
+    for look in (load_champion, champion_cards):
+        with pytest.raises(TowerlineError, match=message):
+            look(path.workflow.settings.tracking_uri, "mismatch")
 
 
 def test_features_that_are_computed_otherwise_now_are_refused(path: DonePath, register: Register) -> None:
@@ -165,8 +169,9 @@ def test_features_that_are_computed_otherwise_now_are_refused(path: DonePath, re
     promote(path.workflow.settings.tracking_uri, "features", registered)
     now = feature_fingerprints(HISTORY)["user_windows"]
     message = rf"view 'user_windows' with fingerprint 0123456789abcdef, this code computes {now}; .*commit c0ffee"
-    with pytest.raises(TowerlineError, match=message):
-        load_champion(path.workflow.settings.tracking_uri, "features")
+    for look in (load_champion, champion_cards):
+        with pytest.raises(TowerlineError, match=message):
+            look(path.workflow.settings.tracking_uri, "features")
 
 
 def test_a_challenger_of_other_features_is_refused_too(path: DonePath, register: Register) -> None:

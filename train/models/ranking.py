@@ -1,20 +1,18 @@
 """A ranker that can be used and kept: weights, config and vocabulary as one."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from data.schema import USER_ATTRIBUTES
 from train.encoding import encode_attributes, encode_users
 from train.models.candidate_features import Codes, Floats, candidate_features, user_features
+from train.models.files import load_files, save_files
 from train.models.ranker import Ranker, RankerConfig, RankerInputs
-from train.models.retrieval import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE, RetrievalModel
+from train.models.retrieval import RetrievalModel
 from train.vocabulary import Vocabulary
 
 
@@ -44,16 +42,12 @@ class RankingModel:
 
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
-        safetensors.torch.save_file(self.network.state_dict(), folder / WEIGHTS_FILE)
-        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2), encoding="utf-8")
-        (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False), encoding="utf-8")
+        save_files(folder, self.config, self.vocabulary, self.network.state_dict())
 
     @classmethod
     def load(cls, folder: Path) -> "RankingModel":
         """Read what `save` wrote."""
-        config = RankerConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
-        vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
-        return cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE))
+        return cls(*load_files(folder, RankerConfig))
 
 
 def ranker_inputs(

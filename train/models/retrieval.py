@@ -1,14 +1,11 @@
 """A retrieval model that can be used and kept: two-tower weights, config, vocabulary and co-visitation as one."""
 
-import json
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import safetensors.torch
 import scipy.sparse
 import torch
 from torch import Tensor
@@ -16,13 +13,11 @@ from torch import Tensor
 from data.schema import ATTRIBUTES, ITEM_ID
 from train.encoding import encode_attributes, encode_users
 from train.index import ExactIndex
+from train.models.files import load_files, save_files
 from train.models.two_tower import TwoTower, TwoTowerConfig
 from train.vocabulary import Vocabulary
 
-WEIGHTS_FILE = "weights.safetensors"
-CONFIG_FILE = "model.json"
 COVISITATION_FILE = "covisitation.npz"
-VOCABULARY_FILE = "vocabulary.json"
 
 
 class RetrievalModel:
@@ -82,18 +77,14 @@ class RetrievalModel:
 
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
-        safetensors.torch.save_file(self.network.state_dict(), folder / WEIGHTS_FILE)
+        save_files(folder, self.config, self.vocabulary, self.network.state_dict())
         scipy.sparse.save_npz(folder / COVISITATION_FILE, self.covisitation)
-        (folder / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2), encoding="utf-8")
-        (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(self.vocabulary), ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, item_vectors_ID: npt.NDArray[np.float32] | None = None) -> "RetrievalModel":
         """Read what `save` wrote. `item_vectors_ID`: the item tower's output, where it has been kept."""
-        config = TwoTowerConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
-        vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
         covisitation = scipy.sparse.csr_array(scipy.sparse.load_npz(folder / COVISITATION_FILE))
-        model = cls(config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE), covisitation)
+        model = cls(*load_files(folder, TwoTowerConfig), covisitation)
         if item_vectors_ID is not None:
             model.item_vectors_ID = item_vectors_ID
         return model
