@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = ""
     """MLflow tracking and registry address; empty means sqlite in `home`."""
 
+    online_store: str = ""
+    """Address of the Redis that holds online features, redis://[:password@]host:port/database (or rediss://, unix://);
+    empty means SQLite in `home`, which serves one machine only."""
+
     ray_address: str = ""
     """Address (host:port) of a running Ray cluster, or `auto` for the one that `make cluster-up` started with this
     `home`; empty means: attach if this is a submitted job or `RAY_ADDRESS` is set, else start one here."""
@@ -45,6 +49,16 @@ class Settings(BaseSettings):
 
     serve_port: int = Field(default=8000, gt=0, lt=65536)
     """TCP port of the HTTP endpoint."""
+
+    @field_validator("online_store")
+    @classmethod
+    def _online_store_must_be_redis(cls, address: str) -> str:
+        if address and not address.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError(
+                f"TOWERLINE_ONLINE_STORE is {address!r}; expected redis://host:port/0, or nothing for SQLite in "
+                "TOWERLINE_HOME"
+            )
+        return address
 
     @field_validator("home")
     @classmethod
