@@ -5,7 +5,7 @@ as int64. Integer addition is exact in any order, so a batch computation over al
 online and events that arrived late all give the same cell, and the same feature to the last bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,15 +47,42 @@ def to_fixed_point(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.rint(np.clip(finite, -LARGEST_VALUE, LARGEST_VALUE) * FIXED_POINT).astype(np.int64)
 
 
+def decayed_weights(events: pl.DataFrame, column: str | None) -> npt.NDArray[np.float64]:
+    """What each event adds to a recency-weighted sum before it is forgotten: 1, or its value as in a cell."""
+    if column is None:
+        return np.ones(events.height)
+    return Input(column, is_sum=True).of(events) / FIXED_POINT
+
+
 @dataclass(frozen=True)
-class _Ratio:
-    """feature = cells[above] * scale / cells[below], or its default where `below` is 0."""
+class Ratio:
+    """feature = cells[above] * scale / cells[below], or its default where `below` is 0; a `below` of None is 1."""
 
     feature: str
     above: int
     below: int | None
     scale: float
     default: float
+
+
+class Ratios:
+    """Features that are ratios of cells, all at once."""
+
+    def __init__(self, ratios: Sequence[Ratio]) -> None:
+        self._above = np.array([each.above for each in ratios], dtype=np.int64)
+        self._below = np.array([each.below or 0 for each in ratios], dtype=np.int64)
+        self._has_below = np.array([each.below is not None for each in ratios], dtype=np.bool_)
+        self._scale = np.array([each.scale for each in ratios], dtype=np.float64)
+        self._default = np.array([each.default for each in ratios], dtype=np.float64)
+
+    def finish(self, cells: Cells) -> npt.NDArray[np.float64]:
+        """The features (rows, ratios) of rows of cells, float64."""
+        numerators = cells.take(self._above, axis=1) * self._scale
+        if not self._has_below.any():
+            return numerators
+        denominators = np.where(self._has_below, cells.take(self._below, axis=1), 1)
+        finished: npt.NDArray[np.float64] = numerators / np.maximum(denominators, 1)
+        return np.where(denominators > 0, finished, self._default)
 
 
 @dataclass(frozen=True)
@@ -89,25 +116,16 @@ class CellPlan:
 
     def finish(self, cells: Cells) -> npt.NDArray[np.float64]:
         """The features (rows, features) of rows of cells, float64; the caller casts each to its type."""
-        above, below, scale, default = self._arrays
-        numerators = cells[:, above] * scale
-        denominators = np.where(below >= 0, cells[:, below], 1)
-        safe = np.maximum(denominators, 1)
-        finished: npt.NDArray[np.float64] = np.where(denominators > 0, numerators / safe, default)
-        return finished
+        return self._finishing.finish(cells)
 
     @cached_property
-    def _arrays(
-        self,
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        ratios = [self._ratio(name) for name in self._aggregations]
-        below = [-1 if each.below is None else each.below for each in ratios]
-        return (
-            np.array([each.above for each in ratios], dtype=np.int64),
-            np.array(below, dtype=np.int64),
-            np.array([each.scale for each in ratios], dtype=np.float64),
-            np.array([each.default for each in ratios], dtype=np.float64),
-        )
+    def ratios(self) -> tuple[Ratio, ...]:
+        """How each feature follows from the cells."""
+        return tuple(self._ratio(name) for name in self._aggregations)
+
+    @cached_property
+    def _finishing(self) -> Ratios:
+        return Ratios(self.ratios)
 
     @cached_property
     def _aggregations(self) -> Mapping[str, Count | Sum | Mean | Rate]:
@@ -123,7 +141,7 @@ class CellPlan:
             return None
         return Input(aggregation.of)
 
-    def _ratio(self, feature: str) -> _Ratio:
+    def _ratio(self, feature: str) -> Ratio:
         aggregation = self._aggregations[feature]
         below = self._below(feature)
         scale = 1.0
@@ -131,7 +149,7 @@ class CellPlan:
             scale = 1.0 / FIXED_POINT
         elif isinstance(aggregation, Rate) and aggregation.window.length is not None:
             scale = HOUR / aggregation.window.length
-        return _Ratio(
+        return Ratio(
             feature,
             self.index(aggregation.window, self._above(feature)),
             None if below is None else self.index(aggregation.window, below),
