@@ -4,7 +4,7 @@ How a job uses them:
 
 1. `read_expectations(path)` before anything else: a mistake in the file, or a reference that is not there, stops it.
 2. In a map over the parts of the source, after parsing: `expectations.events.check(rows, lines, raw, context)` gives
-   the good rows and the broken ones. `Findings.of(...)` (data.validation_report) keeps what the report needs of them.
+   the good rows and the broken ones. `Findings.of(...)` (data.findings) keeps what the report needs of them.
 3. Over each bucket by user: `Unique.repeated(bucket)` for each of `expectations.events.unique_rules`.
 4. `conclude(...)` (data.validation_report) over the sum of all findings; `raise_if_failed()` before anything is put in
    its place.
@@ -20,21 +20,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.errors import TowerlineError
-from data.rules import (
-    AnyRule,
-    Context,
-    Distribution,
-    Fresh,
-    Length,
-    NullShare,
-    Present,
-    Range,
-    RowRule,
-    Share,
-    Type,
-    Unique,
-    reason_of,
-)
+from data.rules import Context, Length, Present, Range, RowRule, Share, Type, reason_of
 from data.schema import (
     ATTRIBUTES,
     DECISION_ID,
@@ -51,6 +37,7 @@ from data.schema import (
     VALUE,
 )
 from data.sources.chunk import Broken
+from data.table_rules import AnyRule, Distribution, Fresh, NullShare, Unique
 from data.validation import rows_as_json
 
 TableName = Literal["events", "items", "users"]
@@ -166,6 +153,11 @@ _TIMES = (EVENT_TIME, INGEST_TIME)
 _NUMBERS = (VALUE,)
 _DESCRIBED = (EVENT_ID, USER_ID, ITEM_ID, EVENT_TYPE, VALUE, EVENT_TIME, INGEST_TIME, DECISION_ID, TITLE, ATTRIBUTES)
 """Columns that have statistics."""
+
+
+def described_columns(table: pl.DataFrame) -> list[str]:
+    """The columns of a table that have statistics."""
+    return [name for name in table.columns if name in _DESCRIBED]
 
 
 class DatasetExpectations(BaseModel):

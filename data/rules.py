@@ -1,23 +1,18 @@
-"""What can be expected of a table, one model per kind of rule. See `data.expectations` for how they are checked.
+"""What can be expected of each row by itself, one model per kind of rule. A null breaks only `Present`.
 
-A row rule holds or breaks for each row by itself; a null breaks only `Present`. A table rule is concluded from
-statistics. `Unique` needs all rows that could be equal side by side.
+See `data.table_rules` for the rest, `data.expectations` for how all of them are declared and checked.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
 
 from cluster.errors import TowerlineError
 from data.moments import moment_us
-from data.schema import SOURCE_ROW
-from data.validation import REASON
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["text", "integer", "number", "time", "boolean"]
@@ -28,7 +23,6 @@ _CASTS: dict[Kind, pl.DataType] = {
     "number": pl.Float64(),
     "time": pl.Datetime("us", "UTC"),
 }
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MISSING = "missing"
 
 
@@ -39,12 +33,6 @@ class Context:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     known: Mapping[str, pl.Series] = field(default_factory=dict)
     """`items.item_id` → all ids there are, for `References`."""
-
-
-def duration(text: object) -> object:
-    """`"7d"`, `"36h"`, `"15m"` or `"30s"` as a time span; what is none of these is left to pydantic."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text) if isinstance(text, str) else None
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]]) if match else text
 
 
 class Rule(BaseModel):
@@ -219,96 +207,34 @@ class References(RowRule):
         return ~value.cast(pl.String).is_in(known.cast(pl.String).implode())
 
 
-class Unique(Rule):
-    """No two rows agree in all of these columns; the first of them by the order of the source is kept."""
-
-    expect: Literal["unique"] = "unique"
-    columns: tuple[str, ...] = Field(min_length=1)
-    max_broken_share: Share = 1.0
-    """More broken rows than this share of all stop the job."""
-
-    @property
-    def name(self) -> str:
-        return f"unique {', '.join(self.columns)}"
-
-    def repeated(self, rows: pl.DataFrame, order: str = SOURCE_ROW) -> pl.DataFrame:
-        """`order` and `reason` of the rows that agree with an earlier one.
-
-        `rows` must hold all rows that can agree: a whole table, or a bucket by the hash of one of `columns`.
-        """
-        is_repeated = pl.int_range(pl.len()).over(self.columns) > 0
-        value = pl.concat_str(pl.col(self.columns).cast(pl.String), separator=", ", ignore_nulls=True)
-        reason = pl.concat_str(pl.lit(f"{self.name}: "), value.str.head(100))
-        return rows.sort(order).filter(is_repeated).select(order, reason.alias(REASON))
-
-
-class Fresh(Rule):
-    """The newest time of the column is not older than `max_age` when the job begins."""
-
-    expect: Literal["fresh"] = "fresh"
-    column: str
-    max_age: Annotated[timedelta, BeforeValidator(duration), Field(gt=timedelta(0))]
-    """`"7d"`, `"36h"`, `"15m"` or `"30s"`."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.column} not older than {self.max_age}"
-
-
-class NullShare(Rule):
-    """At most this share of the rows has no value."""
-
-    expect: Literal["null_share"] = "null_share"
-    column: str
-    max_share: Share
-
-    @property
-    def name(self) -> str:
-        return f"{self.column} null in at most {self.max_share:.4g} of rows"
-
-
-class RowCount(Rule):
-    """So many good rows at least, and at most."""
-
-    expect: Literal["row_count"] = "row_count"
-    min: NonNegativeInt = 1
-    max: NonNegativeInt | None = None
-
-    @property
-    def name(self) -> str:
-        return f"at least {self.min:,} rows" + (f", at most {self.max:,}" if self.max is not None else "")
-
-
-class Distribution(Rule):
-    """The column is distributed as in an earlier report.
-
-    Compared by the population stability index (0: the same; over 0.25 is commonly called a shift) and, for numbers, by
-    the Kolmogorov-Smirnov distance (the largest difference of the two cumulated shares).
-    """
-
-    expect: Literal["distribution"] = "distribution"
-    column: str
-    reference: Path | Literal["previous"] = "previous"
-    """A `validation.json`, from the folder of the file that says so; or `previous`: the version before this one."""
-    max_psi: Annotated[float, Field(gt=0)] = 0.25
-    max_ks: Annotated[float, Field(gt=0, le=1)] | None = None
-
-    @property
-    def name(self) -> str:
-        limit = f"PSI at most {self.max_psi:.4g}" + (f", KS at most {self.max_ks:.4g}" if self.max_ks else "")
-        source = self.reference if self.reference == "previous" else Path(self.reference).name
-        return f"{self.column} distributed as in {source} ({limit})"
-
-
-AnyRule = Annotated[
-    Type | Present | Range | Length | OneOf | References | Unique | Fresh | NullShare | RowCount | Distribution,
-    Field(discriminator="expect"),
-]
-
-
 def reason_of(rule: Rule, value: Any) -> str:
     """What the quarantine says of a row that breaks `rule`: `value in 0..5: 7.0`."""
     return f"{rule.name}: {_shown(value)}"
+
+
+_PARSER_WORDS: tuple[tuple[str, type[RowRule]], ...] = (
+    ("is missing", Present),
+    ("is empty", Present),
+    ("is NaN", Present),
+    ("is not a", Type),
+    ("is a floating-point number", Type),
+    ("is in the future", Range),
+    ("is too large", Range),
+)
+"""How parsing says that a row cannot be read as the contract wants it, and the rule that this is about."""
+
+
+def rule_of(reason: str, rules: Sequence[Rule]) -> str:
+    """The name of the rule that a row of the quarantine broke; the start of the reason if it is none of `rules`."""
+    for rule in rules:
+        if reason.startswith(f"{rule.name}: "):
+            return rule.name
+    for words, kind in _PARSER_WORDS:
+        column, found, _ = reason.partition(f" {words}")
+        names = [rule.name for rule in rules if found and isinstance(rule, kind) and rule.column == column]
+        if names:
+            return names[0]
+    return reason.partition(": ")[0]
 
 
 def _as_time(column: str, kind: pl.DataType) -> pl.Expr:
