@@ -4,6 +4,10 @@ Windows are sawtooth windows: the end is the moment asked for, to the microsecon
 that a window of 7 days covers at least 7 days and at most 7 days and one hop. An event then leaves every window at a
 moment that depends on the event alone. That is what lets the online store keep a bounded number of tiles per entity
 and still agree with the exact batch computation at every microsecond.
+
+Every feature has its default where the entity has no event that counts (or the newest is older than the view's time to
+live), and a mean also where no event in its window has a value. A count over an empty window is 0, a default of its
+own or not.
 """
 
 from dataclasses import dataclass
@@ -70,6 +74,11 @@ class Window:
         """The first moment (µs) at which an event of a finite window no longer counts; for an int or an int64 array."""
         return event_time_us - event_time_us % self.hop_us + self.hop_us + self.length_us
 
+    def begins_us(self, moment_us: Any) -> Any:
+        """Event time (µs) from which on events count at a moment; for an int or an int64 array."""
+        begin = moment_us - self.length_us
+        return begin - begin % self.hop_us
+
     def __str__(self) -> str:
         if self.length is None:
             return "all time"
@@ -133,7 +142,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Distinct:
-    """Number of distinct values of a column; null is none."""
+    """Number of distinct values of a column; null is none, NaN is one, 0.0 and -0.0 are the same."""
 
     of: str
     window: Window = ALL_TIME
@@ -166,6 +175,8 @@ class TimeSince:
 class RecencyWeighted:
     """Sum over all events of `of` (1 if None) times 2 ** -(age / half_life): exponential forgetting.
 
+    What an event adds is cut as in `data.cells`: ±1e9 at most, and nothing for null and NaN.
+
     Cormode et al., Forward Decay, ICDE 2009. The one aggregation whose additions round: batch and online agree to the
     precision of a float32, not to the last bit of a float64.
     """
@@ -182,7 +193,7 @@ class RecencyWeighted:
 
 @dataclass(frozen=True)
 class Latest:
-    """The value of a column in the newest event: a point-in-time lookup. It keeps the column's type."""
+    """The value of a column in the newest event, which may be null: a point-in-time lookup. It keeps the type."""
 
     of: str
     default: Any = None
