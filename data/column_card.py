@@ -60,21 +60,18 @@ def _facts(column: ColumnSummary) -> list[tuple[str, str]]:
     if column.kind in {"text", "list"} and column.histograms:
         lengths = column.histograms[0]
         low, high = lengths.edge(0), lengths.edge(len(lengths.counts)) - 1
-        facts.append(("characters" if column.kind == "text" else "values", f"{low:g} to {high:g}"))
+        facts.append(("characters" if column.kind == "text" else "values", f"{low:g}" + f" to {high:g}" * (low < high)))
     return facts
 
 
 def _drawing(now: ColumnSummary, before: ColumnSummary | None) -> str:
+    if now.count == now.nulls:
+        return '<p class="note">no values</p>'
     if now.kind in {"text", "list"}:
-        return _top_values(now, before) + ("" if _says_enough(now) else _svg(_lengths(now, before)))
+        return _top_values(now, before) + _length_histogram(now, before)
     if now.kind == "number" and now.values and not (before and not before.values):
         return _svg(_number_values(now, before))
     return _svg(_binned(now, before)) if now.histogram else ""
-
-
-def _says_enough(column: ColumnSummary) -> bool:
-    """Whether the most frequent values say more than lengths: there are few, or no lengths to show."""
-    return not column.histograms or column.distinct <= TOP_BARS or column.kind == "list"
 
 
 def _number_values(now: ColumnSummary, before: ColumnSummary | None) -> Bars:
@@ -85,8 +82,12 @@ def _number_values(now: ColumnSummary, before: ColumnSummary | None) -> Bars:
     return Bars(names, counts[0], counts[1] if before else None, (names[0], names[-1]))
 
 
-def _lengths(now: ColumnSummary, before: ColumnSummary | None) -> Bars:
-    return _bars(now.histograms[0], before.histograms[0] if before and before.histograms else None, " characters")
+def _length_histogram(now: ColumnSummary, before: ColumnSummary | None) -> str:
+    if now.kind == "text" and now.distinct <= TOP_BARS:
+        return ""
+    caption = "characters" if now.kind == "text" else "values in a row"
+    bars = _bars(now.histograms[0], before.histograms[0] if before and before.histograms else None, are_whole=True)
+    return f"<small>{caption}</small>{_svg(bars)}"
 
 
 def _binned(now: ColumnSummary, before: ColumnSummary | None) -> Bars:
@@ -96,18 +97,18 @@ def _binned(now: ColumnSummary, before: ColumnSummary | None) -> Bars:
     return _bars(mine, chosen if before else None)
 
 
-def _bars(now: Histogram, before: Histogram | None, unit: str = "") -> Bars:
+def _bars(now: Histogram, before: Histogram | None, *, are_whole: bool = False) -> Bars:
     """Neighbouring bins are taken together until there are few enough to see."""
     mine, theirs = aligned(now, before or now)
     most = MOST_DAYS if now.scale == "days" else MOST_BARS
     while len(mine.counts) > most:
         mine, theirs = mine.at(mine.level + 1), theirs.at(mine.level + 1)
     edges = [_edge(mine, position) for position in range(len(mine.counts) + 1)]
-    if unit and mine.level == 0:
-        names = [f"{edge}{unit}" for edge in edges[:-1]]
+    if are_whole and mine.level == 0:
+        names = edges[:-1]
         ends = names[0], names[-1]
     else:
-        names = [f"{low} to {high}{unit}" for low, high in pairwise(edges)]
+        names = [f"{low} to {high}" for low, high in pairwise(edges)]
         ends = edges[0], edges[-1]
     counts = np.array([mine.counts, theirs.counts], dtype=float)
     return Bars(names, counts[0], counts[1] if before else None, ends)
@@ -162,6 +163,8 @@ def _labels(bars: Bars, step: float) -> str:
 
 def _top_values(now: ColumnSummary, before: ColumnSummary | None) -> str:
     """The most frequent values as bars that lie, with their share; a mark where the reference has it."""
+    if now.values_are_exact and now.kind == "text" and all(entry.count == 1 for entry in now.values):
+        return '<p class="note">every value once</p>'
     total = max(sum(now.histograms[0].counts) if now.histograms else 0, 1)
     earlier = {entry.value: entry.count for entry in before.values} if before else {}
     whole = max(sum(before.histograms[0].counts) if before and before.histograms else 0, 1)
@@ -171,11 +174,12 @@ def _top_values(now: ColumnSummary, before: ColumnSummary | None) -> str:
     rows = "".join(
         f'<div class="value" title="{escape(name)}"><span>{escape(_short(name))}</span>'
         f'<span class="track"><b style="width:{mine / top:.2%}"></b>'
-        + (f'<i style="left:{theirs / top:.2%}"></i>' if before else "")
+        + (f'<i style="left:calc({theirs / top:.2%} - 2px)"></i>' if before else "")
         + f"</span><span>{mine:.1%}</span></div>"
         for name, mine, theirs in shown
     )
-    return f'<div class="values">{rows}</div>' if rows else ""
+    source = "most frequent" if now.values_are_exact else "most frequent, estimated from a sample"
+    return f'<small>{source}</small><div class="values">{rows}</div>' if rows else ""
 
 
 def _short(text: str) -> str:

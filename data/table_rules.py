@@ -24,6 +24,13 @@ def duration(text: object) -> object:
     return timedelta(seconds=float(match[1]) * _SECONDS[match[2]]) if match else text
 
 
+def _span(age: timedelta) -> str:
+    """In the largest unit that it is a whole number of: `36 h`."""
+    seconds = age.total_seconds()
+    unit = next((unit for unit in ("d", "h", "m") if seconds % _SECONDS[unit] == 0), "s")
+    return f"{seconds / _SECONDS[unit]:g} {unit}"
+
+
 class Unique(Rule):
     """No two rows agree in all of these columns; the first of them by the order of the source is kept."""
 
@@ -57,7 +64,7 @@ class Fresh(Rule):
 
     @property
     def name(self) -> str:
-        return f"{self.column} not older than {self.max_age}"
+        return f"{self.column} not older than {_span(self.max_age)}"
 
 
 class NullShare(Rule):
@@ -69,7 +76,7 @@ class NullShare(Rule):
 
     @property
     def name(self) -> str:
-        return f"{self.column} null in at most {self.max_share:.4g} of rows"
+        return f"{self.column} null in at most {self.max_share * 100:.4g}% of rows"
 
 
 class RowCount(Rule):

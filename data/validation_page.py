@@ -20,11 +20,14 @@ h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere }
 .failed { color: var(--failed) }
 header { display: flex; gap: .25rem 1rem; flex-wrap: wrap; align-items: baseline }
 .card, .rules { background: var(--card); border: 1px solid var(--line); border-radius: .75rem }
+.share { height: .5rem; border-radius: .25rem; overflow: hidden; background: var(--quarantined) }
+.share b { display: block; height: 100%; background: var(--ok) }
 .rules { overflow-x: auto } table { border-collapse: collapse; width: 100% }
 th, td { padding: .4rem .9rem; text-align: right; vertical-align: top; font-variant-numeric: tabular-nums }
 th { color: var(--quiet); font-weight: 500; font-size: .85rem }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 12rem }
-tr + tr { border-top: 1px solid var(--line) } td small { display: block }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 9rem }
+tr + tr { border-top: 1px solid var(--line) } td small { display: block } td .verdict { display: inline }
+h2 .verdict { font-size: 1rem; margin-left: .4rem } .card .note { margin: .5rem 0 }
 summary { cursor: pointer; padding: .5rem .9rem; color: var(--quiet) }
 details.card { margin-top: .75rem } details pre { margin: 0 .9rem .9rem; font-size: .8rem; white-space: pre-wrap;
   overflow-wrap: anywhere }
@@ -42,6 +45,7 @@ svg { display: block; width: 100%; height: auto } svg text { fill: var(--quiet);
 .track b { background: var(--bar); border-radius: 2px } .track i { border-left: 2px solid var(--before) }
 .axis { stroke: var(--line) } .legend { font-size: .75rem } .legend b { color: var(--bar) }
 .legend i { color: var(--before); font-style: normal }
+@media (max-width: 40rem) { .wide { display: none } th, td { padding: .4rem .5rem } }
 """
 
 
@@ -61,12 +65,14 @@ def validation_page(report: ValidationReport) -> str:
 def _table(name: str, table: TableReport) -> str:
     if not table.rows_read:
         return f'<h2>{escape(name)}</h2><p class="note">no rows</p>'
+    width = table.rows_good / table.rows_read
     cards = "".join(
         column_card(column, summary, table.references.get(column)) for column, summary in table.columns.items()
     )
     return f"""<h2>{escape(name)} {_verdict(table.verdict)}</h2>
-<p class="note">{table.rows_good:,} good of {table.rows_read:,} rows read; {table.rows_broken:,} in quarantine,
-{table.broken_share:.2%} broken (at most {table.max_broken_share:.0%})</p>
+<div class="share"><b style="width:{width:.2%}"></b></div>
+<p class="note">{table.rows_read:,} rows read: {table.rows_good:,} good, {table.rows_broken:,} in quarantine.
+Broken: {table.broken_share:.2%}, at most {table.max_broken_share:.0%} may be.</p>
 {_rules([rule for rule in table.rules if rule.broken or rule.detail or rule.verdict != "ok"])}
 {"".join(_examples(rule) for rule in table.rules if rule.examples)}
 {_quiet([rule for rule in table.rules if not (rule.broken or rule.detail or rule.verdict != "ok")])}
@@ -82,22 +88,23 @@ def _rules(rules: list[RuleResult]) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(rule.rule)}{f'<small>{escape(rule.detail)}</small>' if rule.detail else ''}</td>"
-        f"<td>{rule.checked:,}</td><td>{rule.broken:,}</td><td>{rule.share:.2%}</td><td>{_limit(rule)}</td>"
-        f"<td>{_verdict(rule.verdict)}</td></tr>"
+        f"<td>{_verdict(rule.verdict)}</td>{_numbers(rule)}</tr>"
         for rule in rules
     )
-    heads = "<th>expected</th><th>rows</th><th>broken</th><th>share</th><th>limit</th><th>verdict</th>"
+    heads = '<th>expected</th><th>verdict</th><th>broken</th><th>share</th><th class="wide">rows</th>'
     return f'<div class="rules"><table><tr>{heads}</tr>{rows}</table></div>'
 
 
-def _limit(rule: RuleResult) -> str:
-    return f"{rule.limit:.2%}" if rule.limit is not None else ""
+def _numbers(rule: RuleResult) -> str:
+    limit = f"<small>at most {rule.limit:.2%}</small>" if rule.limit is not None else ""
+    broken = f"<td>{rule.broken:,}</td><td>{rule.share:.2%}{limit}</td>" if not rule.detail else "<td></td><td></td>"
+    return f'{broken}<td class="wide">{rule.checked:,}</td>'
 
 
 def _examples(rule: RuleResult) -> str:
     lines = "\n".join(f"line {example.line}: {example.reason}\n{example.row}\n" for example in rule.examples)
     return (
-        f'<details class="card"><summary>{rule.broken:,} rows: {escape(rule.rule)}</summary>'
+        f'<details class="card"><summary>{escape(rule.rule)}: {rule.broken:,} in quarantine</summary>'
         f"<pre>{escape(lines)}</pre></details>"
     )
 
