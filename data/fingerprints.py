@@ -6,7 +6,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 
@@ -24,6 +24,28 @@ def fingerprint(*functions: Callable[..., Any], **parameters: Any) -> str:
             waiting += _called(function)
     sources = [ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(reached[name])))) for name in sorted(reached)]
     return hashlib.sha256(json.dumps([sources, parameters], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fingerprint_of_modules(*modules: ModuleType) -> str:
+    """Hash of all code of some modules, constants too. Comments, docstrings and layout do not count."""
+    sources = [_without_docstrings(inspect.getsource(module)) for module in modules]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
+
+
+def _without_docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [each for each in node.body if not _is_text(each)] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def _called(function: FunctionType) -> list[FunctionType]:

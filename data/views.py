@@ -84,9 +84,9 @@ class FeatureView:
         """Type of a feature."""
         aggregation = self.features[feature]
         if isinstance(aggregation, Latest):
-            return self._type_of(aggregation.of)
+            return self.type_of(aggregation.of)
         if isinstance(aggregation, LastN):
-            return pl.List(self._type_of(aggregation.of))
+            return pl.List(self.type_of(aggregation.of))
         return aggregation.dtype
 
     def schema(self) -> dict[str, pl.DataType]:
@@ -119,8 +119,8 @@ class FeatureView:
             "name": self.name,
             "entity": self.entity.name,
             "source": self.source,
-            "where": None if self.where is None else str(self.where),
-            "columns": {name: str(expression) for name, expression in self.columns.items()},
+            "where": None if self.where is None else _written_out(self.where),
+            "columns": {name: _written_out(expression) for name, expression in self.columns.items()},
             "ttl_s": None if self.ttl is None else self.ttl.total_seconds(),
             "features": {name: repr(aggregation) for name, aggregation in self.features.items()},
         }
@@ -129,10 +129,16 @@ class FeatureView:
         """Hash of the definition and of `code`, the fingerprint of what computes it. Owner and description are free."""
         return hashlib.sha256(json.dumps([self.definition(), code], sort_keys=True).encode()).hexdigest()[:16]
 
-    def _type_of(self, column: str) -> pl.DataType:
+    def type_of(self, column: str) -> pl.DataType:
+        """Type of a column of the events or of a derived one."""
         if column in EVENT_TYPES and column not in self.columns:
             return EVENT_TYPES[column]
         return pl.DataFrame(schema=EVENT_TYPES).select(self.columns[column].alias(column)).schema[column]
+
+
+def _written_out(expression: pl.Expr) -> str:
+    """An expression in full; as text, polars shortens long lists."""
+    return f"{expression} {hashlib.sha256(expression.meta.serialize()).hexdigest()[:16]}"
 
 
 def views_of(entity: Entity, views: tuple[FeatureView, ...]) -> tuple[FeatureView, ...]:

@@ -1,17 +1,25 @@
 """Candidate lists as of past moments: what retrieval would have offered, with features known then."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from data.features import ITEM_FEATURE_COLUMNS, counted_timeline, item_aggregates, item_features_at, with_sequence
-from data.schema import COUNTED, EVENT_TIME, ITEM_ID, SEQUENCE, SPLIT, USER_ID
+from data.features import ALL_ACTIVITY, ITEM_FEATURE_COLUMNS, ITEM_POPULARITY, with_item_share, with_sequence
+from data.point_in_time import features_at
+from data.schema import EVENT_TIME, ITEM_ID, ITEM_SHARE, SEQUENCE, SOURCE_ROW, SPLIT, USER_ID
 from data.splits import TRAIN
 from train.histories import Histories
 from train.models.candidate_features import Codes, Floats
 from train.models.retrieval import RetrievalModel
 from train.vocabulary import Vocabulary
+
+OFFERED = dataclasses.replace(
+    ITEM_POPULARITY,
+    features={name: ITEM_POPULARITY.features[name] for name in ITEM_FEATURE_COLUMNS if name != ITEM_SHARE},
+)
+"""As much of the item view as ranking models read."""
 
 
 class ItemFeatures:
@@ -19,22 +27,17 @@ class ItemFeatures:
 
     def __init__(self, events: pl.DataFrame, examples: pl.DataFrame, vocabulary: Vocabulary) -> None:
         """`events`: the data set's events; `examples`: sequence and split of each."""
-        split = examples.select(SEQUENCE, (pl.col(SPLIT) == TRAIN).alias(COUNTED))
-        counted = with_sequence(events).join(split, on=SEQUENCE, how="left", maintain_order="left")
-        self._timeline = item_aggregates(counted)
-        self._counted = counted_timeline(counted)
+        trains = examples.filter(pl.col(SPLIT) == TRAIN).select(SEQUENCE)
+        self._counted = with_sequence(events).join(trains, on=SEQUENCE, how="semi", maintain_order="left")
+        self._by_item = self._counted.sort(ITEM_ID, EVENT_TIME, SOURCE_ROW)
         self._ids = pl.Series(ITEM_ID, ["", *vocabulary.items])
 
     def at(self, rows: pl.DataFrame, candidates_BK: Codes) -> Floats:
         """Features (B, K, F) of K candidates as of B rows, in the order of `ITEM_FEATURE_COLUMNS`."""
-        num_candidates = candidates_BK.shape[1]
-        keys = pl.DataFrame(
-            {
-                ITEM_ID: self._ids.gather(candidates_BK.ravel()),
-                SEQUENCE: np.repeat(rows[SEQUENCE].to_numpy(), num_candidates),
-            }
-        ).with_columns(rows[EVENT_TIME].gather(np.repeat(np.arange(rows.height), num_candidates)))
-        features = item_features_at(self._timeline, self._counted, keys).select(ITEM_FEATURE_COLUMNS)
+        moments = features_at(ALL_ACTIVITY, self._counted, rows.select(EVENT_TIME, SOURCE_ROW))
+        repeated = moments[np.repeat(np.arange(rows.height), candidates_BK.shape[1])]
+        keys = repeated.with_columns(self._ids.gather(candidates_BK.ravel()))
+        features = with_item_share(features_at(OFFERED, self._by_item, keys)).select(ITEM_FEATURE_COLUMNS)
         return features.to_numpy().astype(np.float32).reshape(*candidates_BK.shape, -1)
 
 
