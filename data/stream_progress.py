@@ -39,6 +39,11 @@ class StreamProgress:
         return max(0.0, float(np.percentile(self._delays_ms, percent))) if self._delays_ms else 0.0
 
     @property
+    def messages(self) -> int:
+        """Those that are done with."""
+        return self.handled + self.quarantined
+
+    @property
     def events_per_second(self) -> float:
         """Events handled, since the start."""
         return self.handled / max(time.monotonic() - self.started, 1e-9)

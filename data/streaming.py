@@ -24,12 +24,17 @@ from data.expectations import Expectations
 from data.rules import Context
 from data.schema import EVENT_TIME, EVENTS, INGEST_TIME, SOURCE_ROW
 from data.sources.messages import columns_of, rows_of
-from data.sources.stream import Message, StreamAwayError, Subscription
-from data.stream_progress import StreamProgress
+from data.sources.stream import Message, StreamAwayError, StreamSource, Subscription
+from data.stream_progress import DELAYS_KEPT, StreamProgress
 from data.stream_quarantine import Refused, StreamQuarantine
-from data.validation import EventRules, validate_events
+from data.validation import validate_events
 
 logger = logging.getLogger(__name__)
+
+PROTOCOL = (
+    "delay: from when a message was sent, by the broker's timestamp, to when its event had been stored; percentiles of "
+    f"the last {DELAYS_KEPT:,} messages"
+)
 
 T = TypeVar("T")
 Handler = Callable[[pl.DataFrame], int]
@@ -66,20 +71,18 @@ class Batching:
 
 @dataclass
 class Follower:
-    """Follows a subscription until it is stopped."""
+    """Follows a stream until it is stopped."""
 
-    name: str
-    """Of the stream."""
-    subscription: Subscription
+    source: StreamSource
     handler: Handler
     quarantine: StreamQuarantine
-    rules: EventRules
     expectations: Expectations = field(default_factory=Expectations)
     context: Context = field(default_factory=Context)
     batching: Batching = field(default_factory=Batching)
     stop: threading.Event = field(default_factory=threading.Event)
     """Once it is set, the batch in hand is finished and committed; what is away is not waited for."""
     progress: StreamProgress = field(default_factory=StreamProgress)
+    _subscription: Subscription = field(init=False, repr=False)
     _refusals: int = 0
     _said: int = 0
     _say_next: float = field(default_factory=lambda: time.monotonic() + PROGRESS_SECONDS)
@@ -87,43 +90,44 @@ class Follower:
     def run(self, *, until_empty: bool = False) -> StreamProgress:
         """Handle messages until `stop` is set or, with `until_empty`, none is left; then leave the group.
 
-        Raises TowerlineError for what only a person can put right (a full disk, say); nothing is lost by it.
+        Raises StreamAwayError if the broker is away from the beginning, and TowerlineError for what only a person can
+        put right (a full disk, say); nothing is lost by it.
         """
+        self._subscription = self.source.subscribe()
         try:
             while not self.stop.is_set() and not (self._step() and until_empty):
                 self._say_now_and_then()
         except StopError:
-            logger.info("%s: what was not committed will be delivered again", self.name)
+            logger.info("%s: what was not committed will be delivered again", self.source.name)
         finally:
             with suppress(*AWAY):
-                self.subscription.close()
+                self._subscription.close()
         return self.progress
 
     def _step(self) -> bool:
         """Handle and commit a batch; whether there was nothing and nothing is left."""
-        messages = self._patiently(self.name, self._gather)
+        messages = self._patiently(self.source.name, self._gather)
         if messages:
             self._handle(messages)
-            self._patiently(self.name, lambda: self.subscription.commit(messages))
+            self._patiently(self.source.name, lambda: self._subscription.commit(messages))
             return False
-        return self._patiently(self.name, self.subscription.waiting) == 0
+        return self._patiently(self.source.name, self._subscription.waiting) == 0
 
     def _say_now_and_then(self) -> None:
-        done = self.progress.handled + self.progress.quarantined
-        if done > self._said and time.monotonic() > self._say_next:
-            self._said, self._say_next = done, time.monotonic() + PROGRESS_SECONDS
-            logger.info("%s: %s", self.name, self.progress.line())
+        if self.progress.messages > self._said and time.monotonic() > self._say_next:
+            self._said, self._say_next = self.progress.messages, time.monotonic() + PROGRESS_SECONDS
+            logger.info("%s: %s", self.source.name, self.progress.line())
 
     def _gather(self) -> list[Message]:
         """A batch. What left a crash behind comes one by one and stays alone, so as not to drag others along."""
-        messages = self.subscription.take(self.batching.messages, POLL_SECONDS)
+        messages = self._subscription.take(self.batching.messages, POLL_SECONDS)
         deadline = time.monotonic() + self.batching.milliseconds / 1e3
         while messages and messages[-1].deliveries == 1 and len(messages) < self.batching.messages:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
             try:
-                messages += self.subscription.take(self.batching.messages - len(messages), left)
+                messages += self._subscription.take(self.batching.messages - len(messages), left)
             except StreamAwayError:
                 break
         return messages
@@ -139,12 +143,12 @@ class Follower:
         if refused:
             self.progress.quarantined += self.quarantine.add(refused)
             where, rule = refused[0].message.position, refused[0].rule
-            logger.warning("%s: %d messages quarantined, e.g. %s: %s", self.name, len(refused), where, rule)
+            logger.warning("%s: %d messages quarantined, e.g. %s: %s", self.source.name, len(refused), where, rule)
 
     def _read(self, messages: Sequence[Message]) -> "tuple[_Events, list[Refused]]":
         """Events that keep the contract and what is expected of them, and the messages that do not."""
         now = datetime.now(UTC)
-        rules = replace(self.rules, now=now + CLOCK_SKEW)
+        rules = replace(self.source.rules, now=now + CLOCK_SKEW)
         chunk = rows_of(messages, range(len(messages)), rules)
         parsed, broken = validate_events(chunk.rows, chunk.lines, columns_of(rules), rules)
         events = parsed.select(EVENTS.names)
@@ -207,7 +211,7 @@ class Follower:
                     raise StopError from error
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
                 with suppress(*AWAY):
-                    self.subscription.keep()
+                    self._subscription.keep()
             else:
                 if away_since:
                     logger.info("%s is back after %.1f s", who, time.monotonic() - away_since)

@@ -79,6 +79,11 @@ class Subscription(Protocol):
 class StreamSource(Source, Protocol):
     """A stream. As a source it is what is in it now, and raises TowerlineError if that is nothing."""
 
+    @property
+    def rules(self) -> EventRules:
+        """How its messages are events."""
+        ...
+
     def subscribe(self) -> Subscription:
         """Join the group. Raises StreamAwayError if the broker cannot be reached."""
         ...
@@ -94,12 +99,17 @@ class StreamAddress:
     @classmethod
     def of(cls, address: str) -> Self:
         """Raises TowerlineError for a parameter that is given twice or has no value."""
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError as error:
+            raise TowerlineError(f"the address of a stream is wrong ({error}); expected e.g. {EXAMPLES}") from error
         pairs = parse_qsl(parts.query, keep_blank_values=True)
-        query = dict(pairs)
-        if len(query) < len(pairs) or not all(query.values()):
-            raise TowerlineError(f"{address}: a parameter is given twice or has no value; expected e.g. {EXAMPLES}")
-        return cls(parts, query)
+        parsed = cls(parts, dict(pairs))
+        if len(parsed.query) < len(pairs) or not all(parsed.query.values()):
+            raise TowerlineError(
+                f"{parsed.without_password}: a parameter is given twice or has no value; expected e.g. {EXAMPLES}"
+            )
+        return parsed
 
     def refuse_unknown(self, known: Sequence[str]) -> None:
         """Raise TowerlineError for a parameter that is not `known`."""
