@@ -83,7 +83,7 @@ def _number_values(now: ColumnSummary, before: ColumnSummary | None) -> Bars:
 
 
 def _length_histogram(now: ColumnSummary, before: ColumnSummary | None) -> str:
-    if now.kind == "text" and now.distinct <= TOP_BARS:
+    if now.kind == "text" and now.distinct <= TOP_BARS and not _are_ids(now):
         return ""
     caption = "characters" if now.kind == "text" else "values in a row"
     bars = _bars(now.histograms[0], before.histograms[0] if before and before.histograms else None, are_whole=True)
@@ -161,9 +161,14 @@ def _labels(bars: Bars, step: float) -> str:
     )
 
 
+def _are_ids(column: ColumnSummary) -> bool:
+    """Whether each row has a value of its own, as far as one can see."""
+    return column.kind == "text" and column.values_are_exact and column.values[0].count == 1
+
+
 def _top_values(now: ColumnSummary, before: ColumnSummary | None) -> str:
     """The most frequent values as bars that lie, with their share; a mark where the reference has it."""
-    if now.values_are_exact and now.kind == "text" and all(entry.count == 1 for entry in now.values):
+    if _are_ids(now):
         return '<p class="note">every value once</p>'
     total = max(sum(now.histograms[0].counts) if now.histograms else 0, 1)
     earlier = {entry.value: entry.count for entry in before.values} if before else {}

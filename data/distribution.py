@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from cluster.errors import TowerlineError
 from data.statistics import ColumnSummary, Histogram
@@ -21,6 +20,8 @@ _PRIOR = 0.5
 def population_stability_index(reference: ColumnSummary, current: ColumnSummary) -> float:
     """Σ (q - p) ln(q / p) over groups of values, p and q being their shares; 0 for two that are the same."""
     before, now = _grouped(reference, current)
+    is_used = before + now > 0
+    before, now = before[is_used], now[is_used]
     p, q = ((counts + _PRIOR) / (counts.sum() + _PRIOR * len(counts)) for counts in (before, now))
     return float(((q - p) * np.log(q / p)).sum())
 
@@ -101,7 +102,8 @@ def reference_column(path: Path, table: str, column: str) -> ColumnSummary:
         return ColumnSummary.model_validate(report["tables"][table]["columns"][column])
     except OSError as error:
         raise TowerlineError(f"reference {path}: {error.strerror}; name the validation.json of a data set") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise TowerlineError(
-            f"reference {path} has no statistics of {table}.{column} ({error}); name the validation.json of a data set"
+            f"reference {path} has no statistics of {table}.{column} ({reason}); name the validation.json of a data set"
         ) from error

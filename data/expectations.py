@@ -20,6 +20,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.errors import TowerlineError
+from data.distribution import reference_column
 from data.rules import Context, Length, Present, Range, RowRule, Share, Type, reason_of
 from data.schema import (
     ATTRIBUTES,
@@ -223,10 +224,14 @@ def read_expectations(path: Path | None = None) -> DatasetExpectations:
 
 
 def _with_contract(table: str, added: Expectations, path: Path) -> Expectations:
-    rules = tuple(
-        rule.model_copy(update={"reference": path.parent / rule.reference})
-        if isinstance(rule, Distribution) and isinstance(rule.reference, Path)
-        else rule
-        for rule in added.rules
-    )
+    rules = tuple(_located(table, rule, path.parent) for rule in added.rules)
     return added.model_copy(update={"rules": (*_CONTRACT[table], *rules)})
+
+
+def _located(table: str, rule: AnyRule, folder: Path) -> AnyRule:
+    """The rule with the whole path of its reference, which must be there and hold the column."""
+    if not isinstance(rule, Distribution) or rule.reference == "previous":
+        return rule
+    path = folder / rule.reference
+    reference_column(path, table, rule.column)
+    return rule.model_copy(update={"reference": path})

@@ -116,7 +116,8 @@ def read_validation(path: Path) -> ValidationReport | None:
     except FileNotFoundError:
         return None
     except (UnicodeDecodeError, ValidationError) as error:
-        raise TowerlineError(f"{path} is no report of a validation ({error}); delete it, or ingest again") from error
+        reason = str(error).splitlines()[0]
+        raise TowerlineError(f"{path} is no report of a validation ({reason}); delete it, or ingest again") from error
 
 
 def conclude(
@@ -278,5 +279,5 @@ def print_validation(report: ValidationReport) -> None:
             said = f"{rule.rule} ({rule.detail})" if rule.detail else rule.rule
             numbers = [f"{rule.checked:,}", *([f"{rule.broken:,}", f"{rule.share:.2%}"] if rule.broken else ["", ""])]
             table.add_row(name, said, *numbers, Text(rule.verdict, STYLES[rule.verdict]))
-        table.add_row(name, f"{len(quiet)} rules hold", f"{found.rows_read:,}", "", "", Text("ok", STYLES["ok"]))
+        table.add_row(name, f"others: {len(quiet)}", f"{found.rows_read:,}", "", "", Text("ok", STYLES["ok"]))
     Console(markup=False, highlight=False).print(table)
