@@ -1,0 +1,1 @@
+"""Where the states of entities are kept: each module speaks to one kind of store."""

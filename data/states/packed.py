@@ -1,0 +1,99 @@
+"""Packed values of several entities, side by side in one buffer."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.errors import TowerlineError
+from data.states.layout import CLOCK, KNOWN_UNTIL, LAYOUT, TILES, WORDS, StateLayout, Words
+from data.states.tiles import Tiles
+
+Floats = npt.NDArray[np.float64]
+
+
+class Packed:
+    """Values of some entities. Nothing is copied but their headers."""
+
+    def __init__(self, layout: StateLayout, values: Sequence[bytes]) -> None:
+        """Raises TowerlineError if one was packed for other definitions."""
+        self.layout = layout
+        self.buffer = values[0] if len(values) == 1 else b"".join(values)
+        self.words: Words = np.frombuffer(self.buffer, dtype=np.int64)
+        ends = np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values))) >> 3
+        self.begins: Words = np.concatenate([[0], ends[:-1]])
+        self.heads: Words = self.words.take(self.begins[:, None] + np.arange(layout.head_words))
+        if (self.heads[:, LAYOUT] != layout.identity).any():
+            raise TowerlineError("states in the online store were made from other feature definitions; publish again")
+
+    @property
+    def tiles(self) -> Words:
+        """Number of tiles of each."""
+        return self.heads[:, TILES]
+
+    @property
+    def clocks(self) -> Words:
+        """The moment (µs) from which on each is exact."""
+        return self.heads[:, CLOCK]
+
+    @property
+    def known_until(self) -> Words:
+        """The newest ingest_time (µs) of each."""
+        return self.heads[:, KNOWN_UNTIL]
+
+    @cached_property
+    def newest(self) -> Words:
+        """(entities, views, 2): event_time (µs) and source_row of the newest event."""
+        views = len(self.layout.views)
+        at = self.layout.newest_at
+        return self.heads[:, at : at + 2 * views].reshape(-1, views, 2)
+
+    @property
+    def decayed(self) -> Floats:
+        """(entities, recency-weighted sums), as of the newest event of their view."""
+        return self._floats(self.layout.decayed_at, self.layout.latest_at)
+
+    @property
+    def latest(self) -> Floats:
+        """(entities, latest numbers); NaN for null."""
+        return self._floats(self.layout.latest_at, self.layout.head_words)
+
+    def tiles_of(self, owners: Words) -> Tiles:
+        """All tiles, the entities called by `owners`."""
+        counts, inputs = self.tiles, self.layout.inputs
+        ends = np.cumsum(counts)
+        rank = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+        starts_at = np.repeat(self.begins + self.layout.head_words, counts)
+        starts = self.words.take(starts_at + rank)
+        sums_at = (starts_at + np.repeat(counts, counts) + rank * inputs)[:, None] + np.arange(inputs)
+        sums = self.words.take(sums_at) - self.words.take(sums_at + inputs)
+        return Tiles(np.repeat(owners, counts), starts, sums)
+
+    def recents_at(self) -> list[int]:
+        """Where the newest events of each begin in the buffer (bytes)."""
+        places: list[int] = ((self.begins + self.heads[:, WORDS]) << 3).tolist()
+        return places
+
+    def _floats(self, begin: int, end: int) -> Floats:
+        return np.ascontiguousarray(self.heads[:, begin:end]).view(np.float64)
+
+
+def assemble(layout: StateLayout, heads: Words, tiles: Tiles, totals: Words) -> tuple[Words, list[int]]:
+    """The words of entities one after the other, and where each begins, with the end of the last.
+
+    `heads` (entities, words of the head) still lack what this knows: the number of tiles and of words. `tiles` are
+    sorted by entity and beginning; `totals` are their sums from the end.
+    """
+    inputs = layout.inputs
+    counts = np.bincount(tiles.owners, minlength=len(heads))
+    sizes = layout.head_words + counts + (counts + 1) * inputs
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    heads[:, TILES], heads[:, WORDS], heads[:, LAYOUT] = counts, sizes, layout.identity
+    words = np.zeros(bounds[-1], dtype=np.int64)
+    words[bounds[:-1, None] + np.arange(layout.head_words)] = heads
+    rank = np.arange(len(tiles.owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts_at = bounds[tiles.owners] + layout.head_words
+    words[starts_at + rank] = tiles.starts
+    words[(starts_at + counts[tiles.owners] + rank * inputs)[:, None] + np.arange(inputs)] = totals
+    return words, bounds.tolist()
