@@ -7,9 +7,12 @@ from itertools import pairwise
 import polars as pl
 
 from cluster.errors import TowerlineError
+from data.expectations import Expectations
+from data.findings import Findings
+from data.rules import Context
 from data.schema import ATTRIBUTES, ITEM_ID, TITLE
 from data.sources.chunk import Broken
-from data.sources.tabular import Table
+from data.sources.tabular import FileSource
 from data.validation import holds_ids, parse_id, rows_as_json
 
 SEPARATOR = "|"
@@ -19,6 +22,7 @@ DISTINCT_NUMBERS = 20
 BINS = 10
 """Bins of such a column, of about equally many rows each."""
 
+NOTHING_EXPECTED = Expectations()
 NO_TOKENS = pl.lit([], dtype=pl.List(pl.String))
 
 
@@ -28,13 +32,22 @@ class Entities:
 
     table: pl.DataFrame
     """Id, title (items only) and attributes, in the contract's types."""
-    broken: list[Broken]
-    """Rows that break the contract."""
-    rows_read: int
+    broken: Sequence[Broken] = ()
+    """Rows that break the contract or what is expected of them."""
+    rows_read: int = 0
+    findings: Findings | None = None
+    """For the report of the validation; None if no file of theirs was read."""
 
 
 def read_entities(
-    file: Table, id_name: str, id_column: str, attributes: Sequence[str], title: str | None = None
+    file: FileSource,
+    id_name: str,
+    id_column: str,
+    attributes: Sequence[str],
+    title: str | None = None,
+    *,
+    expectations: Expectations = NOTHING_EXPECTED,
+    context: Context | None = None,
 ) -> Entities:
     """Items or users with one token per value of each column in `attributes`.
 
@@ -45,29 +58,35 @@ def read_entities(
     for column in (id_column, *attributes, *([title] if title else [])):
         if column not in rows.columns:
             listed = ", ".join(repr(name) for name in rows.columns)
-            raise TowerlineError(f"{file.path} has no column {column!r}; it has {listed}")
+            raise TowerlineError(f"{file.name} has no column {column!r}; it has {listed}")
     kind = rows.schema[id_column]
     if not holds_ids(kind):
         raise TowerlineError(
-            f"{file.path}: column {id_column!r} is {kind}, expected text or a whole number; convert it"
+            f"{file.name}: column {id_column!r} is {kind}, expected text or a whole number; convert it"
         )
     value, faults = parse_id(id_name, id_column, kind)
     faults.append((f"duplicate {id_name}: it was there before", ~value.is_first_distinct()))
     reason = rows.select(pl.coalesce(*[pl.when(bad).then(pl.lit(reason)) for reason, bad in faults])).to_series()
-    bad = reason.is_not_null()
-    bad_lines = pl.Series(lines, dtype=pl.Int64).filter(bad)
-    broken = zip(bad_lines, reason.filter(bad), rows_as_json(rows.filter(bad)), strict=True)
+    bad, numbers = reason.is_not_null(), pl.Series(lines, dtype=pl.Int64)
+    faulty = zip(numbers.filter(bad), reason.filter(bad), rows_as_json(rows.filter(bad)), strict=True)
     columns = {id_name: value, **({TITLE: _title(title)} if id_name == ITEM_ID else {})}
     entities = rows.select(**columns, **{ATTRIBUTES: _tokens(rows, attributes)}).filter(~bad)
-    return Entities(entities, unreadable + [Broken(*row) for row in broken], len(lines) + len(unreadable))
+    checked = expectations.check(entities, numbers.filter(~bad), rows.filter(~bad), context)
+    broken = sorted([*unreadable, *(Broken(*row) for row in faulty), *checked.broken])
+    rows_read = len(lines) + len(unreadable)
+    return Entities(checked.good, broken, rows_read, Findings.of(checked.good, broken, expectations, rows_read))
 
 
-def _read_whole(file: Table) -> tuple[pl.DataFrame, list[int], list[Broken]]:
-    chunks = list(file.chunks())
+def _read_whole(file: FileSource) -> tuple[pl.DataFrame, list[int], list[Broken]]:
+    chunks = [chunk for part in file.parts() for chunk in part.chunks()]
     lines = [line for chunk in chunks for line in chunk.lines]
     if not lines:
-        raise TowerlineError(f"{file.path} has no rows; leave it out, or pass one that has")
-    return pl.concat([chunk.rows for chunk in chunks]), lines, [row for chunk in chunks for row in chunk.broken]
+        raise TowerlineError(f"{file.name} has no rows; leave it out, or pass one that has")
+    return (
+        pl.concat([chunk.rows for chunk in chunks], how="diagonal_relaxed"),
+        lines,
+        [row for chunk in chunks for row in chunk.broken],
+    )
 
 
 def _title(column: str | None) -> pl.Expr:

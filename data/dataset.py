@@ -24,6 +24,7 @@ from cluster.errors import TowerlineError
 from data.buckets import bucket_file, bucket_of, buckets_for, split_by_bucket, write_table
 from data.content import content_version, to_contract, version_of
 from data.disk import clear_disk_errors
+from data.events import next_file
 from data.schema import EVENT_TIME, EVENTS, ITEM_ID, ITEMS, QUARANTINE, SOURCE_ROW, SPLIT, USER_ID, USERS
 from data.splits import TOTAL_ORDER, assign_splits, count_held_out_users
 from data.versions import CURRENT, new_version
@@ -63,6 +64,8 @@ class DatasetManifest(BaseModel):
     quarantined: int
     first_event_time: datetime
     last_event_time: datetime
+    next_file: int
+    """Number of the file that may be added next, see `data.events.ROWS_PER_FILE`."""
     ingest_time_rule: str
     source: str
     """What was read, for people."""
@@ -172,7 +175,8 @@ def write_dataset(
             entity: write_buckets(version.path, entity, split_by_bucket(stored, _key(entity), buckets), buckets)
             for entity in (USER, ITEM)
         }
-        described = write_descriptions(version.path, items, users, quarantine)
+        described = write_descriptions(version.path, items, users)
+        write_table(to_contract(quarantine, QUARANTINE), version.path / QUARANTINE_FILE)
         manifest = DatasetManifest(
             name=name,
             data_version=version_of(contents[USER], described),
@@ -184,6 +188,7 @@ def write_dataset(
             quarantined=quarantine.height,
             first_event_time=events.get_column(EVENT_TIME).min(),
             last_event_time=events.get_column(EVENT_TIME).max(),
+            next_file=next_file(events),
             ingest_time_rule=ingest_time_rule,
             source=source,
         )
@@ -207,14 +212,11 @@ def write_bucket(path: Path, entity: Entity, bucket: int, events: pl.DataFrame) 
     return content_version([table])
 
 
-def write_descriptions(
-    path: Path, items: pl.DataFrame, users: pl.DataFrame, quarantine: pl.DataFrame
-) -> tuple[pa.Table, pa.Table]:
-    """Write items, users and quarantine of a version; gives items and users as written."""
+def write_descriptions(path: Path, items: pl.DataFrame, users: pl.DataFrame) -> tuple[pa.Table, pa.Table]:
+    """Write items and users of a version; gives both as written."""
     tables = to_contract(items, ITEMS), to_contract(users, USERS)
     for file, table in zip((ITEMS_FILE, USERS_FILE), tables, strict=True):
         write_table(table, path / file)
-    write_table(to_contract(quarantine, QUARANTINE), path / QUARANTINE_FILE)
     return tables
 
 

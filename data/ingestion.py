@@ -1,69 +1,63 @@
-"""From raw files to a data set on disk: read, validate, put in order, write."""
+"""From raw events to a data set on disk: read, validate, put in order, write. Safe to repeat and to interrupt."""
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
+from pydantic import ValidationError
 
 from cluster.assets import MOVIELENS_100K, fetch
 from cluster.errors import TowerlineError
 from data.attributes import Entities, read_entities
-from data.dataset import INGEST_TIME_IS_EVENT_TIME, Dataset, write_dataset
-from data.events import with_event_ids
-from data.schema import EVENT_ID, EVENTS, INGEST_TIME, ITEM_ID, ITEMS, SOURCE_ROW, USER_ID, USERS
+from data.dataset import Dataset, dataset_folder, open_dataset
+from data.disk import clear_disk_errors
+from data.expectations import DatasetExpectations
+from data.ingest_graph import IngestionGraph
+from data.parallel import Run, in_process
+from data.rules import Context
+from data.schema import ITEM_ID, ITEMS, USER_ID, USERS
 from data.sources import movielens
-from data.sources.chunk import Broken
-from data.sources.tabular import Table, open_table
-from data.splits import count_held_out_users, require_users
-from data.validation import (
-    REASON,
-    EventRules,
-    check_types,
-    find_repeated,
-    polars_schema,
-    quarantine_table,
-    resolve_columns,
-    rows_as_json,
-    validate_events,
-)
+from data.sources.location import is_address
+from data.sources.partitions import Partitions
+from data.sources.source import Source
+from data.sources.sql import SqlQuery, is_database
+from data.sources.stream import is_stream, open_stream
+from data.sources.tabular import open_table
+from data.validation import EventRules, polars_schema
+from data.validation_report import JSON_FILE, read_validation
+from data.versions import CURRENT, new_version
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_MESSAGE = 500_000
-MINIMUM_USERS = 2
-"""Users with enough events to be held out that a data set must have, for any later job to be able to evaluate."""
+CONTRACT = DatasetExpectations()
+"""What the contract itself demands."""
 
 
 @dataclass(frozen=True)
 class TabularSource:
-    """Files that a person brings along."""
+    """What a person brings along."""
 
-    events: Path | None = None
-    """Without it, only the data set that comes along can be meant."""
-    items: Path | None = None
-    users: Path | None = None
+    events: Path | str | None = None
+    """Path, glob or address of files, of a database or of a stream. Without it, only the data set that comes along can
+    be meant."""
+    items: Path | str | None = None
+    users: Path | str | None = None
     item_title: str | None = None
     """Column of the title in `items`; `title` if there is one."""
     delimiter: str | None = None
     """Of CSV files; by default a comma, in .tsv a tab."""
     item_attributes: Sequence[str] = ()
     user_attributes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class EventsRead:
-    """Events of a file."""
-
-    table: pl.DataFrame
-    """Good events in the contract's columns."""
-    broken: list[Broken]
-    """Rows that break the contract."""
-    rows_read: int
-    ingest_time_rule: str
+    partitions: Partitions | None = None
+    query: str | None = None
+    """SELECT that gives the events, if they are in a database."""
+    table: str | None = None
+    """Instead of a query."""
+    order_by: str | None = None
+    """Column that puts the rows of the query in order."""
 
 
 @dataclass(frozen=True)
@@ -73,118 +67,181 @@ class Ingested:
     dataset: Dataset
     rows_read: int
     """Event rows of the source."""
+    is_new: bool
+    """Whether there is a new version; without anything new to say, the one that was current stays."""
+    already_there: int = 0
+    """Events of the source that the data set had before they were to be added."""
     quarantined: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(table, reason) → rows."""
 
 
-def ingest(home: Path, name: str, source: TabularSource, rules: EventRules) -> Ingested:
+def ingest(
+    home: Path,
+    name: str,
+    source: TabularSource,
+    rules: EventRules,
+    *,
+    expectations: DatasetExpectations = CONTRACT,
+    append: bool = False,
+    run: Run = in_process,
+) -> Ingested:
     """Read what `source` names into data set `name`, or MovieLens-100K if it names no events and `name` is its own."""
     if source.events is None and name == movielens.NAME:
-        return ingest_movielens(home, fetch(MOVIELENS_100K), rules.now)
-    return ingest_files(home, name, source, rules)
+        return ingest_movielens(home, fetch(MOVIELENS_100K), rules.now, run=run)
+    return ingest_files(home, name, source, rules, expectations=expectations, append=append, run=run)
 
 
-def ingest_movielens(home: Path, folder: Path, now: datetime, name: str = movielens.NAME) -> Ingested:
+def ingest_movielens(
+    home: Path, folder: Path, now: datetime, name: str = movielens.NAME, *, run: Run = in_process
+) -> Ingested:
     """Read MovieLens-100K from `folder` (the three files of the asset) into data set `name`."""
-    rules = movielens.event_rules(now)
-    events = read_events(movielens.events_file(folder), rules)
     items, users = movielens.read_items(folder), movielens.read_users(folder)
-    entities = Entities(items, [], items.height), Entities(users, [], users.height)
-    return _write(home, name, events, *entities, source=movielens.SOURCE)
+    return ingest_source(
+        home,
+        name,
+        movielens.ratings(folder),
+        movielens.event_rules(now),
+        items=Entities(items, rows_read=items.height),
+        users=Entities(users, rows_read=users.height),
+        run=run,
+    )
 
 
-def ingest_files(home: Path, name: str, source: TabularSource, rules: EventRules) -> Ingested:
-    """Read a person's own files into data set `name`.
+def ingest_files(
+    home: Path,
+    name: str,
+    source: TabularSource,
+    rules: EventRules,
+    *,
+    expectations: DatasetExpectations = CONTRACT,
+    append: bool = False,
+    run: Run = in_process,
+) -> Ingested:
+    """Read a person's own events, items and users into data set `name`.
 
     Raises TowerlineError, with nothing written, for whatever is wrong with a file or a column as a whole, when no row
-    is good, and when there are too few users to evaluate any model on.
+    is good or too many are broken, and when there are too few users to evaluate any model on.
     """
     if source.events is None:
         raise TowerlineError(f"--events is missing: data set {name!r} needs a file (only {movielens.NAME} does not)")
-    events = read_events(open_table(source.events, source.delimiter), rules)
-    items = _read_optional(source.items, ITEM_ID, source.item_attributes, source, rules)
-    users = _read_optional(source.users, USER_ID, source.user_attributes, source, rules)
-    return _write(home, name, events, items, users, source=source.events.name)
+    return ingest_source(
+        home,
+        name,
+        open_source(source, rules),
+        rules,
+        items=_read_optional(ITEM_ID, source, rules, expectations),
+        users=_read_optional(USER_ID, source, rules, expectations),
+        expectations=expectations,
+        append=append,
+        run=run,
+    )
 
 
-def read_events(table: Table, rules: EventRules) -> EventsRead:
-    """All events of a file. Raises TowerlineError if a column cannot be used or no row is an event."""
-    columns = resolve_columns(rules.columns, table.columns(), str(table.path))
-    good: list[pl.DataFrame] = []
-    broken: list[Broken] = []
-    rows_read = 0
-    for chunk in table.chunks():
-        rows_read += len(chunk.lines) + len(chunk.broken)
-        if rows_read // ROWS_PER_MESSAGE > (rows_read - len(chunk.lines)) // ROWS_PER_MESSAGE:
-            logger.info("%s: %s rows read", table.path.name, f"{rows_read:,}")
-        broken += chunk.broken
-        if chunk.lines:
-            check_types(chunk.rows, columns, rules.time_unit, str(table.path), has_types=table.has_types)
-            events, bad = validate_events(chunk.rows, chunk.lines, columns, rules)
-            good.append(events)
-            broken += bad
-    if not rows_read:
-        raise TowerlineError(f"{table.path} is empty: it has no rows; pass a file with events")
-    if not any(events.height for events in good):
-        reason, count = Counter(row.reason for row in broken).most_common(1)[0]
-        raise TowerlineError(
-            f"{table.path}: none of its {rows_read} rows is an event; {count} of them: {reason} (line "
-            f"{broken[0].line}: {broken[0].row[:200]}). Check --columns and --time-unit"
+def open_source(source: TabularSource, rules: EventRules) -> Source:
+    """The events that `source` names. Raises TowerlineError for what cannot be opened."""
+    address = str(source.events)
+    if is_stream(address):
+        return open_stream(address, rules)
+    if is_database(address):
+        return SqlQuery.at(address, source.query, source.table, source.order_by)
+    if source.query or source.table or source.order_by:
+        raise TowerlineError(f"--query, --table and --order-by are for a database; {address} is none")
+    return open_table(address, source.delimiter, source.partitions)
+
+
+def ingest_source(
+    home: Path,
+    name: str,
+    source: Source,
+    rules: EventRules,
+    *,
+    items: Entities | None = None,
+    users: Entities | None = None,
+    expectations: DatasetExpectations = CONTRACT,
+    append: bool = False,
+    run: Run = in_process,
+) -> Ingested:
+    """Read a source into data set `name`: as all of it or, with `append`, in addition to what is there.
+
+    The same rows again make no new version, whether appended (an event is the same if its id is) or not. Raises
+    TowerlineError, with nothing written, for whatever is wrong with the source as a whole.
+    """
+    folder = dataset_folder(home, name)
+    current = _current(home, name)
+    previous = current if append else None
+    if append and current is None:
+        raise TowerlineError(f"--append: there is no data set {name!r} to add to yet; leave out --append")
+    with clear_disk_errors(f"writing data set {name!r} to {folder}"), new_version(folder) as version:
+        graph = IngestionGraph(
+            name=name,
+            source=source,
+            label=_label(source, previous),
+            rules=rules,
+            expectations=expectations,
+            items=_merged(items, previous.items() if previous else pl.DataFrame(schema=polars_schema(ITEMS))),
+            users=_merged(users, previous.users() if previous else pl.DataFrame(schema=polars_schema(USERS))),
+            previous=previous,
+            last_report=read_validation(current.path / JSON_FILE) if current else None,
+            version=version.path,
+            run=run,
         )
-    events = pl.concat(good)
-    repeated = find_repeated(events)
-    broken += _raw_rows(table, dict(repeated.select(SOURCE_ROW, REASON).iter_rows()))
-    events = events.join(repeated, on=SOURCE_ROW, how="anti")
-    if EVENT_ID not in columns:
-        events = with_event_ids(events)
-    known = columns.get(INGEST_TIME)
-    rule = f"ingest_time from column {known!r}" if known else INGEST_TIME_IS_EVENT_TIME
-    return EventsRead(events.select(EVENTS.names), sorted(broken), rows_read, rule)
+        built = graph.build()
+        is_new = current is None or built.manifest.data_version != current.manifest.data_version
+        if is_new:
+            version.publish(built.manifest.data_version[:12])
+    return Ingested(
+        open_dataset(home, name), built.rows_read, is_new, built.already_there, dict(built.reasons.most_common())
+    )
 
 
-def _raw_rows(table: Table, reasons: Mapping[int, str]) -> list[Broken]:
-    """The raw rows of the given lines: read again, for they are few and to keep all would double the memory."""
-    if not reasons:
-        return []
-    found = []
-    for chunk in table.chunks():
-        is_wanted = [line in reasons for line in chunk.lines]
-        lines = [line for line in chunk.lines if line in reasons]
-        rows = rows_as_json(chunk.rows.filter(pl.Series(is_wanted, dtype=pl.Boolean)))
-        found += [Broken(line, reasons[line], row) for line, row in zip(lines, rows, strict=True)]
-    return found
+def _current(home: Path, name: str) -> Dataset | None:
+    """The version there is; one that was written before data sets had their present form counts as none."""
+    try:
+        return open_dataset(home, name) if (dataset_folder(home, name) / CURRENT).exists() else None
+    except ValidationError:
+        return None
+
+
+def _label(source: Source, previous: Dataset | None) -> str:
+    name = source.name if is_address(source.name) else Path(source.name).name
+    if previous is None or name in previous.manifest.source.split(" + "):
+        return previous.manifest.source if previous else name
+    return f"{previous.manifest.source} + {name}"
+
+
+def _merged(new: Entities | None, old: pl.DataFrame) -> Entities:
+    """What was known, updated; in the order in which it became known."""
+    if new is None or old.is_empty():
+        return new or Entities(old)
+    (key,) = {ITEM_ID, USER_ID} & set(old.columns)
+    order = pl.concat([old.select(key), new.table.select(key)]).unique(maintain_order=True)
+    kept = pl.concat([new.table.select(old.columns), old.join(new.table, on=key, how="anti")])
+    table = order.join(kept, on=key, how="left", maintain_order="left").select(old.columns)
+    return Entities(table, new.broken, new.rows_read, new.findings)
 
 
 def _read_optional(
-    path: Path | None, id_name: str, attributes: Sequence[str], source: TabularSource, rules: EventRules
-) -> Entities:
-    if path is None:
+    id_name: str, source: TabularSource, rules: EventRules, expectations: DatasetExpectations
+) -> Entities | None:
+    flag, is_item = id_name.removesuffix("_id"), id_name == ITEM_ID
+    address = source.items if is_item else source.users
+    attributes = source.item_attributes if is_item else source.user_attributes
+    if address is None:
         if attributes:
-            flag = id_name.removesuffix("_id")
             raise TowerlineError(
                 f"--{flag}-attributes {','.join(attributes)}: there is no file for them; pass --{flag}s"
             )
-        return Entities(pl.DataFrame(schema=polars_schema(ITEMS if id_name == ITEM_ID else USERS)), [], 0)
-    table = open_table(path, source.delimiter)
+        return None
+    table = open_table(address, source.delimiter)
     available = table.columns()
     id_column = id_name if id_name in available else rules.columns.get(id_name, id_name)
     title = source.item_title or ("title" if "title" in available else None)
-    return read_entities(table, id_name, id_column, attributes, title if id_name == ITEM_ID else None)
-
-
-def _write(home: Path, name: str, events: EventsRead, items: Entities, users: Entities, *, source: str) -> Ingested:
-    require_users(count_held_out_users(events.table), MINIMUM_USERS, events.table.get_column(USER_ID).n_unique())
-    broken = {"events": events.broken, "items": items.broken, "users": users.broken}
-    quarantine = pl.concat([quarantine_table(table, rows) for table, rows in broken.items()])
-    dataset = write_dataset(
-        home,
-        name,
-        events=events.table,
-        items=items.table,
-        users=users.table,
-        quarantine=quarantine,
-        source=source,
-        ingest_time_rule=events.ingest_time_rule,
+    return read_entities(
+        table,
+        id_name,
+        id_column,
+        attributes,
+        title if is_item else None,
+        expectations=expectations.items if is_item else expectations.users,
+        context=Context(rules.now),
     )
-    counts = Counter(quarantine.select("table", "reason").iter_rows())
-    return Ingested(dataset, events.rows_read, {(row[0], row[1]): count for row, count in counts.most_common()})

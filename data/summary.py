@@ -9,7 +9,8 @@ from rich.table import Table
 from cluster.reports import Report, ReportClock
 from data.dataset import QUARANTINE_FILE
 from data.ingestion import Ingested
-from data.pipeline import FeatureManifest
+from data.offline_store import FeatureManifest
+from data.validation_report import HTML_FILE
 
 
 def print_ingested(ingested: Ingested) -> None:
@@ -17,18 +18,22 @@ def print_ingested(ingested: Ingested) -> None:
     manifest, path = ingested.dataset.manifest, ingested.dataset.path
     table = _table(f"data set {manifest.name}")
     table.add_row("rows read", f"{ingested.rows_read:,}")
+    if ingested.already_there:
+        table.add_row("already there", f"{ingested.already_there:,}")
     table.add_row("events", f"{manifest.events:,}")
     table.add_row("users / items", f"{manifest.users:,} / {manifest.items:,}")
     table.add_row("from", f"{manifest.first_event_time:%Y-%m-%d %H:%M:%S} UTC")
     table.add_row("to", f"{manifest.last_event_time:%Y-%m-%d %H:%M:%S} UTC")
     table.add_row("known since", manifest.ingest_time_rule)
-    table.add_row("quarantined", f"{manifest.quarantined:,}")
+    table.add_row("quarantined", f"{sum(ingested.quarantined.values()):,}")
     for (name, reason), count in ingested.quarantined.items():
         table.add_row("", f"{count:,} {name}: {reason}")
     table.add_row("version", manifest.data_version[:12])
-    _print(table, f"written to {path}")
-    if manifest.quarantined:
+    _print(table, f"written to {path}" if ingested.is_new else f"nothing new, so nothing was written; it is in {path}")
+    if ingested.is_new and ingested.quarantined:
         print(f"what is wrong with which line: {path / QUARANTINE_FILE}")
+    if ingested.is_new:
+        print(f"what was expected of the rows, and found: {path / HTML_FILE}")
 
 
 def print_features(folder: Path, manifest: FeatureManifest) -> None:
@@ -49,10 +54,11 @@ def report_ingested(clock: ReportClock, ingested: Ingested, config: dict[str, An
     manifest = ingested.dataset.manifest
     figures = {
         "rows_read": ingested.rows_read,
+        "already_there": ingested.already_there,
         "events": manifest.events,
         "users": manifest.users,
         "items": manifest.items,
-        "quarantined": manifest.quarantined,
+        "quarantined": sum(ingested.quarantined.values()),
     }
     return clock.finish(
         config=_plain(config),

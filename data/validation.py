@@ -36,6 +36,9 @@ DEFAULT_VALUE = 1.0
 WHOLE_ROW = "whole_row"
 """Hash of all columns of the raw row: tells a repeated row from a repeated deed."""
 
+REPEATED_ID = "duplicate event: event_id was there before"
+REPEATED_ROW = "duplicate event: the same row was there before"
+
 LARGEST_FLOAT32 = 3.4028235e38
 LARGEST_EXACT_FLOAT = 2**53
 REASON = "reason"
@@ -130,7 +133,7 @@ def find_repeated(events: pl.DataFrame) -> pl.DataFrame:
     """
     by_id = EVENT_ID in events.columns
     same = [EVENT_ID] if by_id else [USER_ID, ITEM_ID, EVENT_TYPE, VALUE, EVENT_TIME, WHOLE_ROW]
-    reason = "duplicate event: event_id was there before" if by_id else "duplicate event: the same row was there before"
+    reason = REPEATED_ID if by_id else REPEATED_ROW
     repeated = pl.int_range(pl.len()).over(same) > 0
     return events.sort(SOURCE_ROW).filter(repeated).select(SOURCE_ROW, pl.lit(reason).alias(REASON))
 
@@ -241,7 +244,7 @@ def _is_missing(column: str, kind: pl.DataType) -> pl.Expr:
 
 
 def _hash_of_row(rows: pl.DataFrame) -> pl.Expr:
-    flat = [name for name, kind in rows.schema.items() if not kind.is_nested() and kind != pl.Object]
+    flat = sorted(name for name, kind in rows.schema.items() if not kind.is_nested() and kind != pl.Object)
     return pl.struct(flat).hash(seed=0)
 
 

@@ -33,6 +33,7 @@ class NewVersion:
 @contextmanager
 def new_version(folder: Path) -> Iterator[NewVersion]:
     """A temporary folder beside the versions of `folder`; removed at the end unless it was published."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".part-{uuid.uuid4().hex}"
     part.mkdir()
@@ -42,7 +43,7 @@ def new_version(folder: Path) -> Iterator[NewVersion]:
             yield NewVersion(folder, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        _remove_if_empty(folder)
+        _remove_empty(missing)
 
 
 @contextmanager
@@ -92,10 +93,11 @@ def _remove_abandoned(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _remove_if_empty(folder: Path) -> None:
-    for path in (folder, folder.parent):
+def _remove_empty(folders: list[Path]) -> None:
+    """Innermost first, as far as they are empty."""
+    for folder in folders:
         try:
-            path.rmdir()
+            folder.rmdir()
         except OSError:
             return
 

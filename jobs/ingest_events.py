@@ -1,8 +1,15 @@
-"""Read events, items and users into a data set: your own files, or MovieLens-100K, which comes along."""
+"""Read events, items and users into a data set: your own, or MovieLens-100K, which comes along.
+
+Events come from Parquet, CSV or JSON Lines (a file, a folder, a glob, at any address such as s3://…), from a database
+(postgresql://…) or from a stream (kafka://…, redis://…).
+"""
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cluster.job import run_job
 from cluster.settings import Settings
@@ -13,9 +20,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jobs.ingest_events", description=__doc__)
     option = parser.add_argument
     option("--dataset", required=True, help="name to give it; movielens-100k needs no files")
-    option("--events", type=Path, help="Parquet or CSV (.csv, .tsv, .gz): one event a row")
-    option("--items", type=Path, help="Parquet or CSV: one item a row")
-    option("--users", type=Path, help="Parquet or CSV: one user a row")
+    option("--append", action="store_true", help="add to what is there; an event with a known id is not added again")
+    option("--events", metavar="ADDRESS", help="path, folder, glob or address: one event a row")
+    option("--partitions", metavar="KEY=A..B", help="only these: date=2024-01-01..2024-01-31; none may be missing")
+    option("--allow-missing-partitions", action="store_true", help="days may be missing between the first and the last")
+    option("--table", help="of a database")
+    option("--query", help="SELECT …, instead of a table")
+    option("--order-by", metavar="COLUMN", help="of the table or query, to go on by if the database goes away")
+    option("--items", help="file: one item a row")
+    option("--users", help="file: one user a row")
     option("--columns", nargs="+", default=[], metavar="NAME=YOURS", help="e.g. user_id=uid item_id=sku event_time=ts")
     option("--time-unit", choices=["s", "ms", "us"], help="of times that are numbers since 1970 UTC")
     option("--event-type", default="interaction", help="of events that have no column event_type")
@@ -23,6 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     option("--item-attributes", type=_names, default=[], metavar="COLUMN,…", help="columns that describe an item")
     option("--user-attributes", type=_names, default=[], metavar="COLUMN,…", help="columns that describe a user")
     option("--delimiter", help="of CSV files; default: a comma, a tab in .tsv")
+    option("--expectations", type=Path, metavar="FILE.toml", help="what rows must keep besides the contract")
     return parser.parse_args(arguments)
 
 
@@ -31,22 +45,36 @@ def _names(text: str) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Read, validate, write, and say what became of every row."""
-    asked, home = parse(arguments), Settings().home
+    """Read, validate, write, and say what became of every row. Ray is started when there is something to read."""
+    asked, settings = parse(arguments), Settings()
 
     from cluster.reports import ReportClock
+    from cluster.session import connect
+    from data.expectations import read_expectations
     from data.ingestion import TabularSource, ingest
+    from data.parallel import on_ray
+    from data.sources.partitions import Partitions
     from data.summary import print_ingested, report_ingested
     from data.validation import EventRules
 
     clock = ReportClock("ingest_events")
     columns = dict(pair.partition("=")[::2] for pair in asked.columns)
     rules = EventRules(datetime.now(UTC), columns, asked.time_unit, asked.event_type)
-    tables, texts = (asked.events, asked.items, asked.users), (asked.item_title, asked.delimiter)
-    source = TabularSource(*tables, *texts, asked.item_attributes, asked.user_attributes)
-    ingested = ingest(home, asked.dataset, source, rules)
+    expectations = read_expectations(asked.expectations)
+    partitions = Partitions.parse(asked.partitions, may_have_gaps=asked.allow_missing_partitions)
+    named = {name: getattr(asked, name) for name in TabularSource.__dataclass_fields__ if name != "partitions"}
+    source = TabularSource(**named, partitions=partitions)
+    with ExitStack() as session:
+
+        def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+            session.enter_context(connect(settings, log_to_driver=False))
+            return on_ray(function, tasks)
+
+        ingested = ingest(
+            settings.home, asked.dataset, source, rules, expectations=expectations, append=asked.append, run=run
+        )
     print_ingested(ingested)
-    report_ingested(clock, ingested, vars(asked)).write(home)
+    report_ingested(clock, ingested, vars(asked)).write(settings.home)
 
 
 if __name__ == "__main__":

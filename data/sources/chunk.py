@@ -1,5 +1,6 @@
 """What a reader of raw data gives out: rows as they are, where they stood, and what could not be read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ class Chunk:
 
     rows: pl.DataFrame
     """The file's own columns and types."""
-    lines: list[int]
+    lines: Sequence[int]
     """Where each row stood: 1-based line of a text file, 1-based row of a Parquet file."""
     broken: list[Broken]
+    source_rows: pl.Series | None = None
+    """`source_row` of each row, if the rows have been events before and keep it."""

@@ -1,61 +1,63 @@
 """Rows of a CSV file, a chunk at a time; a row that cannot be read costs that row alone, not its neighbours."""
 
 import csv
-import gzip
-import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import ClassVar, TextIO
+from typing import TextIO
 
 import polars as pl
 
 from cluster.errors import TowerlineError
 from data.sources.chunk import Broken, Chunk
+from data.sources.location import DataFile
+from data.sources.text import is_undecodable, open_text, printable
 
 LINES_PER_CHUNK = 50_000
 LONGEST_RECORD = 1_000
 """Lines that one quoted record may span: beyond that, its opening quote is taken for a slip."""
-
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 Line = tuple[int, str]
 """1-based number and text, newline included."""
 
 
 @dataclass(frozen=True)
-class CsvFile:
+class CsvPart:
     """A CSV file with a header, UTF-8, plain or gzipped (`.gz`). All its columns are text.
 
     A quoted field may span lines. Where a quote is never closed, or fields are too few or too many, the first line of
     the record is given out as broken and reading goes on with the next line. Empty lines are passed over.
     """
 
-    path: Path
-    has_types: ClassVar[bool] = False
+    file: DataFile
     delimiter: str = ","
     quoted: bool = True
     """Whether `"` quotes a field; if not it is a character like any other."""
 
+    @property
+    def name(self) -> str:
+        """The file."""
+        return self.file.name
+
     def columns(self) -> list[str]:
         """Names in the header. Raises TowerlineError if there is no usable header."""
-        with self._open() as file:
-            return self._header(file)
+        with open_text(self.file) as file:
+            return [*self._header(file), *(key for key, _ in self.file.partition)]
 
     def chunks(self) -> Iterator[Chunk]:
         """The data rows in the order of the file. Raises TowerlineError when the file cannot be read to its end."""
-        with self._open() as file:
+        with open_text(self.file) as file:
             names = self._header(file)
+            constants = [pl.lit(value, dtype=pl.String).alias(key) for key, value in self.file.partition]
             lines = deque[Line]()
             following = enumerate(file, start=2)
             while True:
                 lines.extend(islice(following, LINES_PER_CHUNK - len(lines)))
                 if not lines:
                     return
-                yield self._chunk(names, lines, following)
+                chunk = self._chunk(names, lines, following)
+                yield replace(chunk, rows=chunk.rows.with_columns(constants))
 
     def _chunk(self, names: list[str], lines: deque[Line], following: Iterator[Line]) -> Chunk:
         """Empties `lines`, and reads on in the file only to the end of a record that is open there."""
@@ -79,14 +81,14 @@ class CsvFile:
                 rows.append(row)
                 continue
             lines.extendleft(zip(range(number + len(record) - 1, number, -1), reversed(record[1:]), strict=True))
-            broken.append(Broken(number, reason or "", _printable(text)))
+            broken.append(Broken(number, reason or "", printable(text)))
         return Chunk(_frame(names, rows), numbers, broken)
 
     def _plain_rows(self, names: list[str], lines: deque[Line]) -> list[list[str]] | None:
         """All rows at once, if there is nothing about these lines to look at twice: no quotes, no faults."""
         texts = [text for _, text in lines]
         whole = "".join(texts)
-        if '"' in whole or _is_undecodable(whole):
+        if '"' in whole or is_undecodable(whole):
             return None
         rows = list(csv.reader(texts, delimiter=self.delimiter, quoting=csv.QUOTE_NONE))
         return rows if all(len(row) == len(names) for row in rows) and len(rows) == len(texts) else None
@@ -116,28 +118,16 @@ class CsvFile:
     def _header(self, file: TextIO) -> list[str]:
         first = file.readline()
         if not first.strip():
-            raise TowerlineError(f"{self.path} is empty: it has no header and no rows")
-        if "\x00" in first or _is_undecodable(first):
-            raise TowerlineError(f"{self.path} is not UTF-8 text; pass a CSV in UTF-8, or Parquet with suffix .parquet")
+            raise TowerlineError(f"{self.name} is empty: it has no header and no rows")
+        if "\x00" in first or is_undecodable(first):
+            raise TowerlineError(f"{self.name} is not UTF-8 text; pass a CSV in UTF-8, or Parquet with suffix .parquet")
         names = self._parse([first])
         if isinstance(names, str):
-            raise TowerlineError(f"{self.path}: line 1, the header: {names}")
+            raise TowerlineError(f"{self.name}: line 1, the header: {names}")
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise TowerlineError(f"{self.path}: column {repeated[0]!r} appears twice in the header; rename one")
+            raise TowerlineError(f"{self.name}: column {repeated[0]!r} appears twice in the header; rename one")
         return names
-
-    @contextmanager
-    def _open(self) -> Iterator[TextIO]:
-        try:
-            with self.path.open("rb") as file:
-                if file.read(2) in UTF16_MARKS:
-                    raise TowerlineError(f"{self.path} is UTF-16; convert it to UTF-8")
-            opener = gzip.open if self.path.suffix == ".gz" else open
-            with opener(self.path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                yield file
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise TowerlineError(f"{self.path} is truncated or corrupt ({error}); get a whole copy") from error
 
 
 def _frame(names: list[str], rows: list[list[str]]) -> pl.DataFrame:
@@ -150,21 +140,6 @@ def _fault(row: list[str], names: list[str], record: list[str]) -> str | None:
     if len(row) != len(names):
         cut = "" if record[-1].endswith(("\n", "\r")) else ", and the file ends there without a newline"
         return f"wrong number of fields: {len(row)} instead of {len(names)}{cut}"
-    if any(_is_undecodable(line) for line in record):
+    if any(is_undecodable(line) for line in record):
         return "not UTF-8"
     return None
-
-
-def _is_undecodable(text: str) -> bool:
-    if text.isascii():
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _printable(text: str) -> str:
-    """The line without its end; bytes that are no UTF-8 as `\\xff`."""
-    return text.rstrip("\r\n").encode(errors="surrogateescape").decode(errors="backslashreplace")

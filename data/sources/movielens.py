@@ -11,7 +11,8 @@ import polars as pl
 
 from cluster.errors import TowerlineError
 from data.schema import ATTRIBUTES, EVENT_TIME, ITEM_ID, TITLE, USER_ID, VALUE
-from data.sources.csv_rows import CsvFile
+from data.sources.location import find_files
+from data.sources.tabular import FileSource
 from data.validation import EventRules
 
 NAME = "movielens-100k"
@@ -23,9 +24,9 @@ UNKNOWN = ("unknown", "unkonwn")
 """How the source spells a missing title, year or genre (item 267)."""
 
 
-def events_file(folder: Path) -> CsvFile:
+def ratings(folder: Path) -> FileSource:
     """The ratings, unread."""
-    return CsvFile(folder / "ml-100k.inter", delimiter="\t", quoted=False)
+    return FileSource(SOURCE, tuple(find_files(folder / "ml-100k.inter")), "CSV", delimiter="\t", quoted=False)
 
 
 def event_rules(now: datetime) -> EventRules:

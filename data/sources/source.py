@@ -11,7 +11,7 @@ class Part(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """For messages. Consecutive parts of one name are pieces of one file, whose lines are counted together."""
         ...
 
     def chunks(self) -> Iterator[Chunk]:

@@ -1,87 +1,85 @@
-"""Tables that people bring along: Parquet or CSV, whatever the names of their columns."""
+"""Tables that people bring along: Parquet, CSV or JSON Lines, in one file or many, whatever their columns."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
-
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Literal
 
 from cluster.errors import TowerlineError
-from data.sources.chunk import Chunk
-from data.sources.csv_rows import CsvFile
+from data.sources.csv_rows import CsvPart
+from data.sources.json_lines import JsonLinesPart
+from data.sources.location import PLAIN_SUFFIXES, DataFile, find_files
+from data.sources.parquet import parquet_columns, parquet_parts
+from data.sources.partitions import Partitions
+from data.sources.source import Part
 
-ROWS_PER_CHUNK = 65_536
-SUFFIXES = ".parquet, .csv, .csv.gz, .tsv or .tsv.gz"
+Kind = Literal["Parquet", "CSV", "JSON Lines"]
 
 
-class Table(Protocol):
-    """A file of rows; it can be read more than once."""
+@dataclass(frozen=True)
+class FileSource:
+    """Files of rows of one kind, in the order of their paths."""
 
-    @property
-    def path(self) -> Path:
-        """The file."""
-        ...
+    name: str
+    files: tuple[DataFile, ...]
+    kind: Kind
+    delimiter: str | None = None
+    """Of CSV files; by default a comma, in .tsv a tab."""
+    quoted: bool = True
+    """Whether `"` quotes a field of a CSV file."""
 
     @property
     def has_types(self) -> bool:
         """Whether columns have types; else everything is text."""
-        ...
+        return self.kind == "Parquet"
 
     def columns(self) -> list[str]:
-        """Names of the columns."""
-        ...
+        """Names of the columns that any of the files has."""
+        return list(dict.fromkeys(name for file in self.files for name in self.columns_of(file)))
 
-    def chunks(self) -> Iterator[Chunk]:
-        """The rows in order."""
-        ...
+    def columns_of(self, file: DataFile) -> list[str]:
+        """Names of the columns of one of the files."""
+        if self.kind == "Parquet":
+            return parquet_columns(file)
+        return self._csv(file).columns() if self.kind == "CSV" else JsonLinesPart(file).columns()
+
+    def parts(self) -> list[Part]:
+        """Parquet by row groups, text by file."""
+        readers: dict[Kind, Callable[[DataFile], Sequence[Part]]] = {
+            "Parquet": parquet_parts,
+            "CSV": lambda file: [self._csv(file)],
+            "JSON Lines": lambda file: [JsonLinesPart(file)],
+        }
+        return [part for file in self.files for part in readers[self.kind](file)]
+
+    def _csv(self, file: DataFile) -> CsvPart:
+        return CsvPart(file, self.delimiter or ("\t" if file.suffix() == ".tsv" else ","), self.quoted)
 
 
-def open_table(path: Path, delimiter: str | None = None) -> Table:
-    """The table in `path`, by its suffix; `delimiter` is that of a CSV (a comma, in a .tsv a tab).
+def open_table(
+    address: str | Path, delimiter: str | None = None, partitions: Partitions | None = None, *, quoted: bool = True
+) -> FileSource:
+    """The rows at `address`: a file, folder or glob, local or at an address such as s3://.
 
-    Raises TowerlineError if there is no such file or the suffix says nothing.
+    Raises TowerlineError if there is nothing there, or files of more than one kind.
     """
-    if not path.is_file():
-        raise TowerlineError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; pass a file {SUFFIXES}")
     if delimiter is not None and len(delimiter := delimiter.replace("\\t", "\t")) != 1:
         raise TowerlineError(f"--delimiter is {delimiter!r}, expected one character")
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith((".parquet", ".pq")):
-        return ParquetFile(path)
-    if name.endswith((".csv", ".tsv")):
-        return CsvFile(path, delimiter or ("\t" if name.endswith(".tsv") else ","))
-    raise TowerlineError(f"{path}: unknown kind of file; it must end in {SUFFIXES}")
+    files = find_files(address, partitions)
+    kinds = {_kind(file): file for file in files}
+    if len(kinds) > 1:
+        listed = " and ".join(f"{kind} ({file.name})" for kind, file in sorted(kinds.items()))
+        raise TowerlineError(f"{address} holds {listed}; pass files of one kind, e.g. with a glob: {address}/*.parquet")
+    (kind,) = kinds
+    return FileSource(str(address), tuple(files), kind, delimiter, quoted)
 
 
-@dataclass(frozen=True)
-class ParquetFile:
-    """A Parquet file."""
-
-    path: Path
-    has_types: ClassVar[bool] = True
-
-    def columns(self) -> list[str]:
-        """Names of the columns. Raises TowerlineError if the file is truncated or corrupt."""
-        try:
-            return list(pq.read_schema(self.path).names)
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from error
-
-    def chunks(self) -> Iterator[Chunk]:
-        """The rows in order. Raises TowerlineError if the file is truncated or corrupt."""
-        line = 1
-        try:
-            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                for batch in file.iter_batches(ROWS_PER_CHUNK):
-                    batch.validate(full=True)
-                    rows = pl.DataFrame(batch).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
-                    yield Chunk(rows, list(range(line, line + rows.height)), [])
-                    line += rows.height
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> TowerlineError:
-        return TowerlineError(f"{self.path} is no Parquet file, truncated or corrupt ({error}); get a whole copy")
+def _kind(file: DataFile) -> Kind:
+    match file.suffix():
+        case ".parquet" | ".pq":
+            return "Parquet"
+        case ".csv" | ".tsv":
+            return "CSV"
+        case ".jsonl" | ".ndjson":
+            return "JSON Lines"
+    raise TowerlineError(f"{file.name}: unknown kind of file; it must end in {PLAIN_SUFFIXES}")

@@ -75,7 +75,8 @@ def test_a_persons_own_files(tmp_path: Path) -> None:
         assert line in done.stdout
     assert dataset.quarantine()["line"].to_list() == [8, 9, 10, 11, 13]
     report = json.loads((tmp_path / "home" / "reports" / "ingest_events.json").read_text())
-    assert report["figures"] == {"rows_read": 12, "events": 7, "users": 3, "items": 4, "quarantined": 5}
+    figures = {"rows_read": 12, "already_there": 0, "events": 7, "users": 3, "items": 4, "quarantined": 5}
+    assert report["figures"] == figures
     assert report["data_version"] == dataset.manifest.data_version
 
 
@@ -93,7 +94,7 @@ def truncated(folder: Path) -> Path:
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
-    "a missing file": (lambda folder: folder / "gone.csv", MAPPED, "gone.csv does not exist; pass a file .parquet"),
+    "a missing file": (lambda folder: folder / "gone.csv", MAPPED, "gone.csv does not exist; pass a file, a folder or a glob of .parquet"),
     "a truncated file": (truncated, [], "cut.parquet is no Parquet file, truncated or corrupt"),
     "a wrong type": (
         lambda folder: write_parquet(folder / "t.parquet", event_time=[True] * 8),

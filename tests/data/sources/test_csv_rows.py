@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from cluster.errors import TowerlineError
 from data.sources import csv_rows
-from data.sources.csv_rows import CsvFile
+from data.sources.csv_rows import CsvPart
+from data.sources.location import find_files
 
 
 def read(path: Path, content: str | bytes, **options: object) -> tuple[list[tuple], list[int], list[tuple]]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    chunks = list(CsvFile(path, **options).chunks())
+    chunks = list(CsvPart(find_files(path)[0], **options).chunks())
     rows = [row for chunk in chunks for row in chunk.rows.rows()]
     lines = [line for chunk in chunks for line in chunk.lines]
     return rows, lines, [tuple(row) for chunk in chunks for row in chunk.broken]
@@ -65,7 +66,7 @@ def test_bytes_that_are_no_utf8(path: Path) -> None:
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfa,b\n1,2\n")
-    assert CsvFile(path).columns() == ["a", "b"]
+    assert CsvPart(find_files(path)[0]).columns() == ["a", "b"]
 
 
 def test_chunks_join_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,65 @@
+"""One function over many tasks: on Ray Data, or one after another in this process."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from cluster.errors import TowerlineError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Run(Protocol):
+    """How a function is mapped over tasks. Results come in any order; the first error a person can act on is raised."""
+
+    def __call__(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """The results, as they come."""
+        ...
+
+
+def in_process(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+    """One after another, here."""
+    return map(function, tasks)
+
+
+def on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+    """As a Ray Data graph, in the session of this process; a task whose worker dies is run again."""
+    import ray.cloudpickle
+    import ray.data
+
+    if not tasks:
+        return
+    # What goes wrong is raised here; Ray Data would print it as well, with a traceback.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    rows = [{"task": _pickled(task)} for task in tasks]
+    source = ray.data.from_items(rows, override_num_blocks=len(rows))
+    results = source.map_batches(functools.partial(_call, function), batch_format="pyarrow", batch_size=None)
+    for row in results.iter_rows():
+        result, error = ray.cloudpickle.loads(row["result"])
+        if error is not None:
+            raise error
+        yield result
+
+
+def _call(function: Callable[[Any], Any], batch: pa.Table) -> pa.Table:
+    """Errors that a person can act on come back as they are; anything else is a defect, and Ray's to report."""
+    import ray.cloudpickle
+
+    results: list[tuple[Any, Exception | None]] = []
+    for pickled in batch.column("task").to_pylist():
+        try:
+            results.append((function(ray.cloudpickle.loads(pickled)), None))
+        except (TowerlineError, OSError) as error:
+            results.append((None, error))
+    return pa.table({"result": pa.array([_pickled(result) for result in results], pa.large_binary())})
+
+
+def _pickled(value: object) -> bytes:
+    import ray.cloudpickle
+
+    pickled: bytes = ray.cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+    return pickled
