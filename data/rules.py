@@ -224,11 +224,16 @@ _PARSER_WORDS: tuple[tuple[str, type[RowRule]], ...] = (
 """How parsing says that a row cannot be read as the contract wants it, and the rule that this is about."""
 
 
+def without_value(reason: str, rules: Sequence[Rule]) -> str:
+    """A reason as it can be counted: of those that name a rule and the value that broke it, the rule."""
+    return next((rule.name for rule in rules if reason.startswith(f"{rule.name}: ")), reason)
+
+
 def rule_of(reason: str, rules: Sequence[Rule]) -> str:
     """The name of the rule that a row of the quarantine broke; the start of the reason if it is none of `rules`."""
-    for rule in rules:
-        if reason.startswith(f"{rule.name}: "):
-            return rule.name
+    declared = without_value(reason, rules)
+    if declared != reason:
+        return declared
     for words, kind in _PARSER_WORDS:
         column, found, _ = reason.partition(f" {words}")
         names = [rule.name for rule in rules if found and isinstance(rule, kind) and rule.column == column]

@@ -5,7 +5,19 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.errors import TowerlineError
-from data.rules import Context, Length, OneOf, Present, Range, References, RowRule, Type, reason_of, rule_of
+from data.rules import (
+    Context,
+    Length,
+    OneOf,
+    Present,
+    Range,
+    References,
+    RowRule,
+    Type,
+    reason_of,
+    rule_of,
+    without_value,
+)
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 YEAR = datetime(2024, 1, 1, tzinfo=UTC)
@@ -142,3 +154,9 @@ def test_what_parsing_refuses_counts_for_the_rule_that_says_so(reason: str, name
         Range(column="value", min=-9, max=9),
     ]
     assert rule_of(reason, rules) == name
+
+
+def test_reasons_are_counted_without_their_values() -> None:
+    rules = [Range(column="value", max=9)]
+    assert without_value("value at most 9: 10", rules) == "value at most 9"
+    assert without_value("wrong number of fields: 1 instead of 4", rules) == "wrong number of fields: 1 instead of 4"
