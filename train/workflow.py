@@ -25,7 +25,7 @@ from cluster.errors import TowerlineError
 from cluster.provenance import git_commit, versions
 from cluster.settings import Settings
 from data.dataset import Dataset
-from data.pipeline import read_examples, read_feature_manifest
+from data.offline_store import read_examples, read_feature_manifest
 from data.schema import SPLIT
 from data.splits import TEST, TRAIN, VALIDATION
 from train.candidates import ItemFeatures

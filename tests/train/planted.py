@@ -9,10 +9,9 @@ import polars as pl
 
 from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
-from data.features import feature_fingerprints
-from data.pipeline import MANIFEST_FILE, FeatureManifest, examples_of
+from data.parallel import in_process
+from data.pipeline import build_examples, examples_folder
 from data.schema import EVENTS, ITEMS, QUARANTINE, USERS
-from data.splits import LEAVE_ONE_OUT_PROTOCOL, protocol_hash
 from data.validation import polars_schema
 
 GROUPS, GROUP_SIZE, USERS_PER_GROUP = 3, 20, 80
@@ -48,26 +47,12 @@ def plant(home: Path, name: str = "planted", seed: int = 0) -> Planted:
         quarantine=pl.DataFrame(schema=polars_schema(QUARANTINE)),
         source="made up",
     )
-    folder = home / "features" / name
-    write_examples(folder, dataset, examples_of(dataset.events(), dataset.items(), dataset.users(), HISTORY))
-    return Planted(home, dataset, folder)
+    return Planted(home, dataset, build_here(home, dataset))
 
 
-def write_examples(folder: Path, dataset: Dataset, examples: pl.DataFrame) -> None:
-    """What `data.pipeline.build_examples` writes, without Ray."""
-    folder.mkdir(parents=True)
-    examples.write_parquet(folder / "examples-00000.parquet")
-    manifest = FeatureManifest(
-        dataset=dataset.name,
-        data_version=dataset.manifest.data_version,
-        history_length=HISTORY,
-        fingerprints=feature_fingerprints(HISTORY),
-        protocol=LEAVE_ONE_OUT_PROTOCOL,
-        protocol_hash=protocol_hash(),
-        examples=examples.height,
-        seconds=0.0,
-    )
-    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
+def build_here(home: Path, dataset: Dataset) -> Path:
+    """The folder of the examples, built in this process."""
+    return build_examples(dataset, examples_folder(home, dataset, HISTORY), HISTORY, run=in_process)
 
 
 def planted_events(seed: int) -> pl.DataFrame:

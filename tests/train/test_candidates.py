@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data.pipeline import examples_of, read_examples
+from data.examples import examples_of
+from data.offline_store import read_examples
 from data.schema import EVENTS
 from data.splits import TRAIN
 from tests.train.planted import HISTORY, Planted

@@ -9,9 +9,8 @@ import pytest
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from data.dataset import write_dataset
-from data.pipeline import examples_of
 from tests.train.conftest import RANKING, RETRIEVAL, DonePath
-from tests.train.planted import HISTORY, Planted, plant, planted_events, planted_items, planted_users, write_examples
+from tests.train.planted import Planted, build_here, plant, planted_events, planted_items, planted_users
 from train.evaluation import Evaluation
 from train.loop import EpochResult, FitConfig
 from train.scaling import Scaling
@@ -147,9 +146,7 @@ def test_a_challenger_of_other_data_is_refused(path: DonePath, tmp_path: Path) -
         quarantine=path.workflow.dataset.quarantine(),
         source="made up, again",
     )
-    folder = tmp_path / "features"
-    write_examples(folder, changed, examples_of(changed.events(), changed.items(), changed.users(), HISTORY))
-    workflow = replace(path.workflow, dataset=changed, examples_folder=folder)
+    workflow = replace(path.workflow, dataset=changed, examples_folder=build_here(tmp_path, changed))
     old, new = (each.manifest.data_version[:12] for each in (path.workflow.dataset, changed))
     message = (
         rf"'planted' was trained on data version {old}, which is now {new}; .*jobs.train_retrieval --dataset planted"
