@@ -53,16 +53,16 @@ class _Decayed:
         """Key → sum of what arrived before position `stop` in its entity: of this epoch and of the one before."""
         if not len(self._arrivals):
             return np.zeros(len(keys))
+        starts = self._arrivals.starts[keys.codes]
         newest = stop - 1
-        before = self._firsts[self._segments[newest]] - 1
-        return self._shrunk(newest, keys) + self._shrunk(before, keys)
+        before = np.where(newest >= starts, self._firsts[self._segments[newest]] - 1, -1)
+        return self._left(newest, starts, keys.times) + self._left(before, starts, keys.times)
 
-    def _shrunk(self, positions: Integers, keys: Timeline) -> Floats:
-        """Running sum at a position, as much of it as is left at the key; 0 where it is not of the key's entity."""
-        is_mine = positions >= self._arrivals.starts[keys.codes]
-        age = (keys.times - self._landmarks[positions]) / self._half_life_us
+    def _left(self, positions: Integers, starts: Integers, moments_us: Integers) -> Floats:
+        """What is left of the running sum at a position; 0 where that is before the start of the entity."""
+        age = (moments_us - self._landmarks[positions]) / self._half_life_us
         left: Floats = self._running[positions] * np.exp2(-np.clip(age, 0.0, _FORGOTTEN))
-        return np.where(is_mine, left, 0.0)
+        return np.where(positions >= starts, left, 0.0)
 
 
 def _cumulated(values: Floats, segments: Integers) -> Floats:

@@ -14,10 +14,11 @@ def distinct_counts(seen: Visibility, values: pl.Series, window: Window) -> Inte
     An event holds its value for the keys from the first that sees it to the first for which it has left the window.
     The intervals of equal values of an entity are united: each starts where those that started before it end.
     """
-    if values.dtype.is_float():
-        values = values + 0.0
     positions = np.flatnonzero(values.is_not_null().to_numpy())
-    (codes,), _ = encode(values.gather(positions))
+    present = values.gather(positions)
+    if values.dtype.is_float():
+        present = pl.Series(present.to_numpy() + 0.0)  # -0.0 becomes 0.0
+    (codes,), _ = encode(present)
     begins, ends = seen.seen_from[positions], seen.expiry(window, positions)
     order, groups = _by_value(codes, seen.events.codes[positions], begins, is_in_order=not len(seen.late))
     begins, ends = begins[order], ends[order]

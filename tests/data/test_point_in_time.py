@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -62,6 +62,14 @@ key_lists = st.lists(
     ),
     max_size=12,
 )
+
+
+FORGOTTEN_TWICE: list[Event] = [
+    ("anna", "x", 1.0, 0, HOUR_US),
+    ("anna", "x", 1.0, 10 * HOUR_US, 0),
+    ("anna", "x", 1.0, 20 * HOUR_US, 0),
+]
+"""A late event, and events of two epochs of a short half-life."""
 
 
 def moment(micros: list[int]) -> pl.Series:
@@ -172,6 +180,7 @@ def test_features_of_everything_need_no_entity(raw: list[Event], asked: list[tup
 
 @settings(max_examples=100, deadline=None)
 @given(event_lists, key_lists, st.sampled_from([timedelta(minutes=1), timedelta(minutes=7), timedelta(days=10)]))
+@example(FORGOTTEN_TWICE, [("anna", 2 * HOUR_US, NEVER)], timedelta(minutes=1))
 def test_recency_weighted_sums_have_the_precision_of_float32(
     raw: list[Event], asked: list[tuple[str, int, int]], half_life: timedelta
 ) -> None:

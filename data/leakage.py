@@ -1,0 +1,228 @@
+"""Leakage is a test: whatever an example could not know is changed, and its features must stay as they are.
+
+    report = check_leakage(my_view, label=pl.col("value") >= 4)
+    report.require_none()
+
+Events are generated from a seed: several users and items, ties in time, late arrivals. Every event is an example. For
+each one, all that it must not see is changed in turn: its own event (the label's columns, then the others), events
+after it, events of its past that were not ingested yet. A feature that changes has looked there.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cluster.errors import TowerlineError
+from data.point_in_time import features_at
+from data.schema import EVENT_ID, EVENT_TIME, INGEST_TIME, ITEM_ID, SOURCE_ROW, USER_ID, VALUE
+from data.views import EVENT_TYPES, FeatureView
+
+Computation = Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame]
+"""(events, keys) → the keys, in their order, with features. A key: user_id, item_id, event_time, source_row."""
+
+KEY_COLUMNS = [USER_ID, ITEM_ID, EVENT_TIME, SOURCE_ROW]
+LABEL = pl.col(VALUE)
+_START_US = 1_704_067_200_000_000
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A feature that changed with something that its example could not know."""
+
+    feature: str
+    change: str
+    """What was changed."""
+    columns: tuple[str, ...]
+    """Columns of events that it takes to change the feature; empty if events came or went."""
+    key: dict[str, Any]
+    """The example."""
+    before: str
+    after: str
+    events: pl.DataFrame
+    """The smallest set of events found that shows it, before the change."""
+
+    def __str__(self) -> str:
+        what = f" ({', '.join(self.columns)})" if self.columns else ""
+        return (
+            f"feature {self.feature!r} leaks: for user {self.key[USER_ID]!r}, item {self.key[ITEM_ID]!r} at "
+            f"{self.key[EVENT_TIME].isoformat()} (source_row {self.key[SOURCE_ROW]}) it was {self.before}, and "
+            f"{self.after} after a change of {self.change}{what}, which that example cannot know; "
+            f"seen with {self.events.height} events"
+        )
+
+
+@dataclass(frozen=True)
+class LeakageReport:
+    """What a check found."""
+
+    name: str
+    features: tuple[str, ...]
+    examples: int
+    """Examples that were compared, over all changes."""
+    leaks: tuple[Leak, ...]
+    """One of each feature that has any, of the plainest kind."""
+
+    def require_none(self) -> None:
+        """Raise TowerlineError if a feature leaks."""
+        if self.leaks:
+            raise TowerlineError(
+                f"{self.name}: {self.leaks[0]}. A feature may use events before (event_time, source_row) of the "
+                "example that were ingested by then; compute it with data.point_in_time.features_at"
+            )
+
+
+def check_leakage(
+    features: FeatureView | Computation, label: pl.Expr = LABEL, seed: int = 0, events: int = 40
+) -> LeakageReport:
+    """Change, for every example, all that it cannot know, and find the features that change with it.
+
+    `label` is what the example is trained to predict, an expression over its own event.
+    """
+    compute = functools.partial(features_at, features) if isinstance(features, FeatureView) else features
+    generated = generate_events(events, seed)
+    keys = generated.select(KEY_COLUMNS)
+    names = tuple(name for name in compute(generated, keys).columns if name not in KEY_COLUMNS)
+    check = _Check(compute, keys)
+    plain = check.features(generated).select(names)
+    found: dict[str, _Found] = {}
+    examples = 0
+    for position in range(keys.height):
+        for order, (change, after) in enumerate(_changes(generated, position, label, seed)):
+            examples += 1
+            changed = check.features(after)
+            for name in names:
+                is_news = name not in found or order < found[name].order
+                if is_news and _value(plain, position, name) != _value(changed, position, name):
+                    found[name] = _Found(order, change, position, after)
+    name = features.name if isinstance(features, FeatureView) else getattr(features, "__name__", "features")
+    leaks = tuple(check.shrunk(generated, found[feature], feature) for feature in names if feature in found)
+    return LeakageReport(name, names, examples, leaks)
+
+
+def lint_views(views: Iterable[FeatureView], label: pl.Expr = LABEL) -> pl.DataFrame:
+    """A row per view: view, features, examples compared, leaks ("" if none)."""
+    reports = [check_leakage(view, label) for view in views]
+    return pl.DataFrame(
+        {
+            "view": [report.name for report in reports],
+            "features": [len(report.features) for report in reports],
+            "examples": [report.examples for report in reports],
+            "leaks": ["; ".join(str(leak) for leak in report.leaks) for report in reports],
+        },
+        schema={"view": pl.String, "features": pl.Int64, "examples": pl.Int64, "leaks": pl.String},
+    )
+
+
+def generate_events(count: int, seed: int) -> pl.DataFrame:
+    """Seeded events of 3 users and 4 items over 12 days, in the total order; half with ties, a third ingested late."""
+    random = np.random.default_rng(seed)
+    days = np.where(random.random(count) < 0.5, random.integers(0, 12, count), random.random(count) * 12)
+    times = np.sort(_START_US + (days * _DAY_US).astype(np.int64))
+    delays = np.where(random.random(count) < 1 / 3, random.integers(1, 3 * _DAY_US, count), 0)
+    return pl.DataFrame(
+        {
+            EVENT_ID: [f"event-{row}" for row in range(count)],
+            USER_ID: random.choice(["anna", "boris", "chen"], count),
+            ITEM_ID: random.choice(["w", "x", "y", "z"], count),
+            "event_type": random.choice(["seen", "bought"], count),
+            VALUE: random.integers(1, 6, count),
+            EVENT_TIME: times,
+            INGEST_TIME: times + delays,
+            "decision_id": random.choice(["one", "two"], count),
+            SOURCE_ROW: np.arange(count),
+        }
+    ).cast(EVENT_TYPES)
+
+
+def _changes(events: pl.DataFrame, position: int, label: pl.Expr, seed: int) -> Iterator[tuple[str, pl.DataFrame]]:
+    """(what was changed, the changed events), each change invisible to the example at `position`."""
+    at = events.item(position, EVENT_TIME)
+    other = generate_events(events.height, seed + 1)
+    row = pl.int_range(pl.len())
+    is_own, is_later, is_unknown = row == position, row > position, (row < position) & (pl.col(INGEST_TIME) > at)
+    of_label = label.meta.root_names()
+    contents = [USER_ID, ITEM_ID, "event_type", VALUE, "decision_id"]
+    yield "its own label", _replaced(events, other, is_own, of_label)
+    yield "its own event", _replaced(events, other, is_own, contents)
+    yield "its own event: taken away", events.filter(~is_own)
+    yield "later events", _replaced(events, other, is_later, contents)
+    yield "later events: taken away", events.filter(~is_later)
+    yield "later events: moved on", events.with_columns(_moved([EVENT_TIME, INGEST_TIME], is_later))
+    yield "events not ingested yet", _replaced(events, other, is_unknown, contents)
+    yield "events not ingested yet: taken away", events.filter(~is_unknown)
+    yield "events not ingested yet: ingested later still", events.with_columns(_moved([INGEST_TIME], is_unknown))
+    just_after = pl.lit(at).dt.offset_by("1us")
+    added = other.with_columns(
+        ("new-" + pl.col(EVENT_ID)).alias(EVENT_ID),
+        pl.col(SOURCE_ROW) + events.height,
+        pl.max_horizontal(INGEST_TIME, just_after).alias(INGEST_TIME),
+    )
+    yield "events it cannot see: more of them", pl.concat([events, added])
+
+
+def _replaced(events: pl.DataFrame, other: pl.DataFrame, where: pl.Expr, columns: list[str]) -> pl.DataFrame:
+    """Columns of some events with other values: every number differs, and texts that happen to be equal get longer."""
+    fresh = {name: pl.when(other[name] == events[name]).then(_unlike(name)).otherwise(other[name]) for name in columns}
+    return events.with_columns(pl.when(where).then(fresh[name]).otherwise(name).alias(name) for name in columns)
+
+
+def _unlike(column: str) -> pl.Expr:
+    return pl.col(column) + (pl.lit("'") if EVENT_TYPES[column] == pl.String else pl.lit(7))
+
+
+def _moved(columns: list[str], where: pl.Expr) -> list[pl.Expr]:
+    return [pl.when(where).then(pl.col(name).dt.offset_by("40d")).otherwise(name).alias(name) for name in columns]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A change that changed a feature of the example at a position."""
+
+    order: int
+    """Place of the change among the kinds of change, the plainest first."""
+    change: str
+    position: int
+    after: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Compares the features of one example before and after a change."""
+
+    compute: Computation
+    keys: pl.DataFrame
+
+    def features(self, events: pl.DataFrame) -> pl.DataFrame:
+        """The features of all examples, as they would be if these had been the events."""
+        return self.compute(events, self.keys)
+
+    def shrunk(self, before: pl.DataFrame, found: _Found, feature: str) -> Leak:
+        """The leak with as few events and changed columns as needed to show it."""
+        position, after = found.position, found.after
+        for event_id in dict.fromkeys([*before[EVENT_ID], *after[EVENT_ID]]):
+            fewer = [events.filter(pl.col(EVENT_ID) != event_id) for events in (before, after)]
+            if self._differs(fewer[0], fewer[1], position, feature):
+                before, after = fewer
+        columns: list[str] = []
+        if before[EVENT_ID].equals(after[EVENT_ID]):
+            for name in before.columns:
+                reverted = after.with_columns(before[name])
+                after = reverted if self._differs(before, reverted, position, feature) else after
+            columns = [name for name in before.columns if not before[name].equals(after[name])]
+        one, two = (_value(self.features(events), position, feature) for events in (before, after))
+        return Leak(feature, found.change, tuple(columns), self.keys.row(position, named=True), one, two, before)
+
+    def _differs(self, before: pl.DataFrame, after: pl.DataFrame, position: int, feature: str) -> bool:
+        one, two = (_value(self.features(events), position, feature) for events in (before, after))
+        return one != two
+
+
+def _value(features: pl.DataFrame, position: int, feature: str) -> str:
+    """What an example has, written out: so that NaN equals NaN."""
+    value = features.item(position, feature)
+    return repr(value.to_list() if isinstance(value, pl.Series) else value)

@@ -1,0 +1,113 @@
+"""Whoever looks at what he could not know is caught, and told where; who does not is left alone."""
+
+import polars as pl
+import pytest
+
+from cluster.errors import TowerlineError
+from data import features
+from data.aggregations import Count, Latest, RecencyWeighted, days
+from data.leakage import Computation, check_leakage, generate_events, lint_views
+from data.point_in_time import features_at
+from data.views import USER, FeatureView
+
+MINE = pl.col("user_id") == pl.col("user_id_event")
+BEFORE = (pl.col("event_time_event") < pl.col("event_time")) | (
+    (pl.col("event_time_event") == pl.col("event_time")) & (pl.col("source_row_event") < pl.col("source_row"))
+)
+KNOWN = pl.col("ingest_time_event") <= pl.col("event_time")
+
+
+def joined(seen: pl.Expr, value: pl.Expr) -> Computation:
+    """A feature written by hand: `value` over all events that an example is said to see."""
+
+    def by_hand(events: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
+        numbered = keys.with_row_index()
+        pairs = numbered.join(events.rename(lambda name: f"{name}_event"), how="cross").filter(seen)
+        found = pairs.group_by("index").agg(value.alias("feature"))
+        return keys.hstack(numbered.join(found, on="index", how="left", maintain_order="left").select("feature"))
+
+    return by_hand
+
+
+def test_what_sees_only_the_known_past_is_left_alone() -> None:
+    report = check_leakage(joined(MINE & BEFORE & KNOWN, pl.col("value_event").sum()))
+    assert report.leaks == ()
+    assert report.features == ("feature",)
+    assert report.examples > 300
+    report.require_none()
+
+
+def test_an_examples_own_event_in_its_window_is_a_leak() -> None:
+    is_until = pl.col("event_time_event") <= pl.col("event_time")
+    (leak,) = check_leakage(joined(MINE & is_until & KNOWN, pl.len())).leaks
+    assert leak.feature == "feature"
+    assert "own event" in leak.change
+    assert leak.events.height == 1
+
+
+def test_a_mean_over_the_whole_table_is_a_leak() -> None:
+    def share_of_mean(events: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
+        return keys.with_columns(pl.lit(events["value"].mean()).alias("feature"))
+
+    (leak,) = check_leakage(share_of_mean).leaks
+    assert leak.columns == ("value",)
+    assert leak.events.height == 1
+
+
+def test_event_time_where_ingest_time_is_needed_is_a_leak() -> None:
+    (leak,) = check_leakage(joined(MINE & BEFORE, pl.col("value_event").mean())).leaks
+    assert leak.change.startswith("events not ingested yet")
+    assert leak.columns == ("value",)
+
+
+def test_a_feature_made_of_the_label_is_a_leak() -> None:
+    is_own = pl.col("source_row_event") == pl.col("source_row")
+    target = joined(is_own, (pl.col("value_event") >= 4).any())
+    report = check_leakage(target, label=pl.col("value") >= 4)
+    (leak,) = report.leaks
+    assert leak.change == "its own label"
+    assert leak.columns == ("value",)
+    with pytest.raises(
+        TowerlineError, match=r"'feature' leaks: for user '\w+', item '\w' at 2024-.*its own label \(value\)"
+    ):
+        report.require_none()
+
+
+def test_a_tie_in_time_is_not_the_past() -> None:
+    is_before = pl.col("event_time_event") <= pl.col("event_time")
+    is_other = pl.col("source_row_event") != pl.col("source_row")
+    (leak,) = check_leakage(joined(MINE & is_before & is_other & KNOWN, pl.len())).leaks
+    assert leak.change.startswith("later events")
+
+
+def test_only_the_leaky_feature_is_named() -> None:
+    honest = FeatureView(
+        name="honest",
+        entity=USER,
+        features={"events": Count(days(1)), "last": Latest("item_id"), "weight": RecencyWeighted(days(1).length)},
+        description="",
+        owner="",
+    )
+
+    def mixed(events: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
+        return features_at(honest, events, keys).with_columns(pl.lit(events.height).alias("of_all"))
+
+    report = check_leakage(mixed)
+    assert report.name == "mixed"
+    assert [leak.feature for leak in report.leaks] == ["of_all"]
+    assert report.leaks[0].columns == ()
+
+
+def test_no_declared_view_leaks() -> None:
+    declared = features.views(5)
+    verdicts = lint_views(declared)
+    assert verdicts["view"].to_list() == [view.name for view in declared]
+    assert verdicts["leaks"].to_list() == [""] * len(declared)
+
+
+def test_generated_events_have_ties_and_late_arrivals() -> None:
+    events = generate_events(60, seed=3)
+    assert events.equals(generate_events(60, seed=3))
+    assert not events.equals(generate_events(60, seed=4))
+    assert events["event_time"].n_unique() < 50
+    assert 5 < events.filter(pl.col("ingest_time") > pl.col("event_time")).height < 40
