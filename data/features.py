@@ -9,6 +9,7 @@ Features of items and of all events count only what leave-one-out gives to train
 
 import functools
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 
 import polars as pl
@@ -128,8 +129,13 @@ def with_sequence(events: pl.DataFrame) -> pl.DataFrame:
 
 def feature_fingerprints(history_length: int = HISTORY_LENGTH) -> dict[str, str]:
     """View → fingerprint of its definition and of the code that computes it: stored with each table and each model."""
+    return fingerprints_of(views(history_length))
+
+
+def fingerprints_of(declared: Sequence[FeatureView]) -> dict[str, str]:
+    """The fingerprints of some views."""
     code = fingerprint(with_item_share, computation=computation())
-    return {view.name: view.fingerprint(code) for view in views(history_length)}
+    return {view.name: view.fingerprint(code) for view in declared}
 
 
 @functools.cache
