@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import TowerlineError
+from cluster.reports import write_atomically
 
 STAMP = ".complete"
 
@@ -167,9 +168,7 @@ def _is_intact(asset: Asset, folder: Path) -> bool:
 
 
 def _write_stamp(asset: Asset, folder: Path) -> None:
-    partial = folder / f"{STAMP}.partial"
-    partial.write_text(json.dumps(_describe(asset, folder)))
-    partial.replace(folder / STAMP)
+    write_atomically(folder / STAMP, json.dumps(_describe(asset, folder)))
 
 
 def _describe(asset: Asset, folder: Path) -> dict[str, list[str | int]]:

@@ -1,6 +1,5 @@
 """How every job starts and ends: one readable line for an error, no process left behind after Ctrl-C."""
 
-import errno
 import logging
 import signal
 import sys
@@ -10,13 +9,12 @@ from types import FrameType
 
 from pydantic import ValidationError
 
+from cluster.disk import disk_problem, is_full
 from cluster.environment import prepare_environment
 from cluster.errors import TowerlineError
 
 FAILED = 2
 INTERRUPTED = 128 + signal.SIGINT
-
-_DISK_IS_FULL = ("No space left on device", "database or disk is full")
 
 
 def run_job(main: Callable[[list[str]], None]) -> None:
@@ -51,9 +49,9 @@ def explain(error: BaseException) -> str | None:
                 return str(seen)
             case ValidationError():
                 return _explain_validation(seen)
-            case _ if _disk_is_full(seen):
+            case _ if (problem := disk_problem(seen)) and is_full(seen):
                 place = f" ({seen.filename})" if isinstance(seen, OSError) and seen.filename else ""
-                return f"no space left on the disk{place}; free some, or set TOWERLINE_HOME to a folder on another disk"
+                return f"{problem.wrong}{place}; {problem.next_step}"
         seen = _cause(seen)
     return None
 
@@ -62,13 +60,6 @@ def _cause(error: BaseException) -> BaseException | None:
     """What `error` was raised from; an error that came from a Ray worker carries it as `cause`."""
     carried = getattr(error, "cause", None)
     return carried if isinstance(carried, BaseException) else error.__cause__
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    """Native writers (Parquet, safetensors, sqlite) say so in words of their own."""
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return True
-    return isinstance(error, Exception) and any(words in str(error) for words in _DISK_IS_FULL)
 
 
 def _explain_validation(error: ValidationError) -> str:

@@ -23,6 +23,7 @@ from cluster.environment import prepare_environment
 from cluster.errors import TowerlineError
 from cluster.job import run_job
 from cluster.ray_start import OBJECT_STORE_BYTES, short_temp_dir, stay_on_loopback
+from cluster.reports import write_atomically
 from cluster.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -140,9 +141,7 @@ def _start(settings: Settings) -> LocalCluster:
         created=psutil.Process(process.pid).create_time(),
         temp_dir=temp_dir,
     )
-    partial = note_path(settings).with_suffix(".partial")
-    partial.write_text(cluster.model_dump_json(indent=2))
-    partial.replace(note_path(settings))
+    write_atomically(note_path(settings), cluster.model_dump_json(indent=2))
     return cluster
 
 

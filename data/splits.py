@@ -43,15 +43,6 @@ def assign_splits(events: pl.DataFrame) -> pl.DataFrame:
     return events.sort(TOTAL_ORDER).with_columns(splits.alias(SPLIT))
 
 
-def leave_one_out(events: pl.DataFrame, minimum_users: int = 2) -> pl.DataFrame:
-    """Events in the total order with a `split` column: "train", "validation" or "test".
-
-    Raises TowerlineError when fewer than `minimum_users` users have the 3 events that a held-out user needs.
-    """
-    require_users(count_held_out_users(events), minimum_users, events.get_column(USER_ID).n_unique())
-    return assign_splits(events)
-
-
 def count_held_out_users(events: pl.DataFrame) -> int:
     """Number of users with enough events to be held out."""
     counts = events.group_by(USER_ID).len()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import TowerlineError
-from data.splits import assign_splits, leave_one_out, protocol_hash
+from data.splits import assign_splits, count_held_out_users, protocol_hash, require_users
 
 raw_rows = st.lists(
     st.tuples(st.sampled_from(["a", "b", "ç ç"]), st.sampled_from("xyz"), st.just(1.0), st.integers(0, 4)), max_size=25
@@ -29,8 +29,8 @@ def test_last_event_is_test_the_one_before_validates(rows: list, make_events: Ca
 def test_too_few_users_is_refused_with_the_numbers(make_events: Callable[..., pl.DataFrame]) -> None:
     events = make_events([("a", "x", 1, second) for second in range(5)] + [("b", "x", 1, 1), ("b", "y", 1, 2)])
     with pytest.raises(TowerlineError, match=r"at least 2 users with 3 or more.*has 1 \(of 2 users\); ingest more"):
-        leave_one_out(events)
-    assert leave_one_out(events, minimum_users=1)["split"].to_list().count("test") == 1
+        require_users(count_held_out_users(events), 2, events["user_id"].n_unique())
+    require_users(count_held_out_users(events), 1, events["user_id"].n_unique())
 
 
 def test_the_hash_of_the_protocol_follows_its_words() -> None:

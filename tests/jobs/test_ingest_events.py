@@ -186,7 +186,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("status 2\n")
-    assert "the disk is full (no space left on device); free some space or set TOWERLINE_HOME" in done.stderr
+    assert "no space left on the disk; free some, or set TOWERLINE_HOME" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
     assert len((tmp_path / "after").read_text().splitlines()) > 5
