@@ -7,7 +7,7 @@ from itertools import pairwise
 import polars as pl
 
 from cluster.errors import TowerlineError
-from data.expectations import Expectations
+from data.expectations import Checked, Expectations
 from data.findings import Findings
 from data.rules import Context
 from data.schema import ATTRIBUTES, ITEM_ID, TITLE
@@ -71,10 +71,19 @@ def read_entities(
     faulty = zip(numbers.filter(bad), reason.filter(bad), rows_as_json(rows.filter(bad)), strict=True)
     columns = {id_name: value, **({TITLE: _title(title)} if id_name == ITEM_ID else {})}
     entities = rows.select(**columns, **{ATTRIBUTES: _tokens(rows, attributes)}).filter(~bad)
-    checked = expectations.check(entities, numbers.filter(~bad), rows.filter(~bad), context)
-    broken = sorted([*unreadable, *(Broken(*row) for row in faulty), *checked.broken])
-    rows_read = len(lines) + len(unreadable)
-    return Entities(checked.good, broken, rows_read, Findings.of(checked.good, broken, expectations, rows_read))
+    checked = expectations.check_whole(entities, numbers.filter(~bad), rows.filter(~bad), context)
+    return _found(checked, [*unreadable, *(Broken(*row) for row in faulty)], expectations)
+
+
+def checked_entities(table: pl.DataFrame, expectations: Expectations, context: Context) -> Entities:
+    """Items or users that have been read, with what is expected of them; line 2 of their file is the first."""
+    return _found(expectations.check_whole(table, range(2, table.height + 2), None, context), [], expectations)
+
+
+def _found(checked: Checked, unreadable: Sequence[Broken], expectations: Expectations) -> Entities:
+    broken = sorted([*unreadable, *checked.broken])
+    findings = Findings.of(checked.good, broken, expectations)
+    return Entities(checked.good, broken, findings.rows_read, findings)
 
 
 def _read_whole(file: FileSource) -> tuple[pl.DataFrame, list[int], list[Broken]]:

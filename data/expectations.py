@@ -5,7 +5,8 @@ How a job uses them:
 1. `read_expectations(path)` before anything else: a mistake in the file, or a reference that is not there, stops it.
 2. In a map over the parts of the source, after parsing: `expectations.events.check(rows, lines, raw, context)` gives
    the good rows and the broken ones. `Findings.of(...)` (data.findings) keeps what the report needs of them.
-3. Over each bucket by user: `Unique.repeated(bucket)` for each of `expectations.events.unique_rules`.
+3. Over each bucket by user: `Unique.repeated(bucket)` for each of `expectations.events.unique_rules`. Items and users
+   are small and checked at once, with `check_whole`.
 4. `conclude(...)` (data.validation_report) over the sum of all findings; `raise_if_failed()` before anything is put in
    its place.
 """
@@ -39,7 +40,7 @@ from data.schema import (
 )
 from data.sources.chunk import Broken
 from data.table_rules import AnyRule, Distribution, Fresh, NullShare, Unique
-from data.validation import rows_as_json
+from data.validation import REASON, rows_as_json
 
 TableName = Literal["events", "items", "users"]
 TABLES: tuple[TableName, ...] = ("events", "items", "users")
@@ -47,6 +48,7 @@ MAX_ID_LENGTH = 512
 MAX_VALUE = 1e9
 """Sums are 64-bit integers in steps of 2**-16: a hundred thousand events of this value fit."""
 
+_PLACE = "place of the row"
 _EXAMPLE = "see jobs/configs/expectations.toml for an example"
 
 
@@ -103,6 +105,25 @@ class Expectations(BaseModel):
         if not bad.any():
             return Checked(rows, [])
         return Checked(rows.filter(~bad), self._broken(which, table, pl.Series(lines), as_read))
+
+    def check_whole(
+        self,
+        rows: pl.DataFrame,
+        lines: Sequence[int] | pl.Series,
+        raw: pl.DataFrame | None = None,
+        context: Context | None = None,
+    ) -> Checked:
+        """`check`, and what must be unique: for a table that is in memory as a whole, in its order."""
+        at, as_read = pl.Series(lines, dtype=pl.Int64), rows if raw is None else raw
+        checked = self.check(rows.with_row_index(_PLACE), at, as_read, context)
+        good, broken = checked.good, checked.broken
+        for rule in self.unique_rules:
+            again = rule.repeated(good, _PLACE)
+            places = again.get_column(_PLACE)
+            found = zip(at.gather(places), again.get_column(REASON), rows_as_json(as_read[places]), strict=True)
+            broken = broken + [Broken(*row) for row in found]
+            good = good.join(again, on=_PLACE, how="anti", maintain_order="left")
+        return Checked(good.drop(_PLACE), broken)
 
     def _where_broken(self, number: int, table: pl.DataFrame, context: Context) -> pl.Expr:
         """The number of a rule where it is the one that is broken."""

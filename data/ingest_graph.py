@@ -23,7 +23,7 @@ from data.ingest_parts import NumberedPart, PartRead, PartReader, RepeatedReader
 from data.ingest_progress import progress
 from data.ingest_quarantine import write_quarantine
 from data.parallel import Run
-from data.rules import Context
+from data.rules import Context, without_value
 from data.schema import EVENT_ID, INGEST_TIME, ITEM_ID, USER_ID
 from data.sources.source import Source
 from data.splits import require_users
@@ -185,8 +185,9 @@ class IngestionGraph:
     def _reasons(self, read: Sequence[PartRead], repeated: Counter[str]) -> Reasons:
         events = sum((part.reasons for part in read), repeated)
         reasons: Reasons = Counter({("events", reason): count for reason, count in events.items()})
-        for table, entities in (("items", self.items), ("users", self.users)):
-            reasons.update((table, row.reason) for row in entities.broken)
+        described = (("items", self.items, self.expectations.items), ("users", self.users, self.expectations.users))
+        for table, entities, expected in described:
+            reasons.update((table, without_value(row.reason, expected.rules)) for row in entities.broken)
         return reasons
 
     def _ingest_time_rule(self) -> str:

@@ -15,7 +15,7 @@ from data.expectations import Expectations
 from data.findings import Findings
 from data.ingest_progress import note_rows
 from data.pieces import ROWS_PER_PIECE, write_piece
-from data.rules import Context
+from data.rules import Context, without_value
 from data.schema import EVENT_ID, EVENTS, QUARANTINE, SOURCE_ROW, USER_ID
 from data.sources.chunk import Broken, Chunk
 from data.sources.source import Part, Source
@@ -80,16 +80,17 @@ class PartReader:
     def __call__(self, task: NumberedPart) -> PartRead:
         """Read, parse, check, and write the events to pieces by user. Raises TowerlineError if it cannot be read."""
         out = _Output(self.folder, task.number, has_ids=EVENT_ID in self.columns)
-        findings, rows_read = Findings(), 0
+        findings, reasons, rows_read = Findings(), Counter[str](), 0
         for chunk in task.part.chunks():
             good, broken = self._validated(chunk, task.part.name)
             rows_read += len(chunk.lines) + len(chunk.broken)
             findings += Findings.of(good, broken, self.expectations, len(chunk.lines) + len(chunk.broken))
             out.add(_numbered(good, chunk, task.first_row), broken)
+            reasons.update(without_value(row.reason, self.expectations.rules) for row in broken)
             note_rows(self.folder, task.number, rows_read)
         out.close()
         return PartRead(
-            task.number, rows_read, out.good, out.reasons, out.first_broken, findings, tuple(out.by_user),
+            task.number, rows_read, out.good, reasons, out.first_broken, findings, tuple(out.by_user),
             tuple(out.by_id),
         )  # fmt: skip
 
@@ -129,7 +130,6 @@ class _Output:
         self.by_user: list[Path] = []
         self.by_id: list[Path] = []
         self.good = 0
-        self.reasons: Counter[str] = Counter()
         self.first_broken: Broken | None = None
 
     def add(self, good: pl.DataFrame, broken: Sequence[Broken]) -> None:
@@ -140,7 +140,6 @@ class _Output:
         if sum(frame.height for frame in self._waiting) >= ROWS_PER_PIECE:
             self._flush()
         if broken:
-            self.reasons.update(row.reason for row in broken)
             self.first_broken = self.first_broken or broken[0]
             if self._quarantine is None:
                 self._quarantine = pq.ParquetWriter(quarantine_file(self._folder, self._number), QUARANTINE)
@@ -186,7 +185,7 @@ class RepeatedReader:
             table = to_contract(quarantine_table("events", found), QUARANTINE)
             pq.write_table(table, repeated_file(self.folder, task.number))
         findings = Findings.of(pl.DataFrame(), found, self.expectations, 0)
-        return Counter(row.reason for row in found), findings
+        return Counter(without_value(row.reason, self.expectations.rules) for row in found), findings
 
     def _reasons(self, first_row: int | None) -> dict[int, str]:
         """source_row → reason, of one file or, if rows keep their numbers, of all."""

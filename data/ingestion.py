@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cluster.assets import MOVIELENS_100K, fetch
 from cluster.errors import TowerlineError
-from data.attributes import Entities, read_entities
+from data.attributes import Entities, checked_entities, read_entities
 from data.dataset import Dataset, dataset_folder, open_dataset
 from data.disk import clear_disk_errors
 from data.expectations import DatasetExpectations
@@ -87,22 +87,28 @@ def ingest(
 ) -> Ingested:
     """Read what `source` names into data set `name`, or MovieLens-100K if it names no events and `name` is its own."""
     if source.events is None and name == movielens.NAME:
-        return ingest_movielens(home, fetch(MOVIELENS_100K), rules.now, run=run)
+        return ingest_movielens(home, fetch(MOVIELENS_100K), rules.now, expectations=expectations, run=run)
     return ingest_files(home, name, source, rules, expectations=expectations, append=append, run=run)
 
 
 def ingest_movielens(
-    home: Path, folder: Path, now: datetime, name: str = movielens.NAME, *, run: Run = in_process
+    home: Path,
+    folder: Path,
+    now: datetime,
+    name: str = movielens.NAME,
+    *,
+    expectations: DatasetExpectations = CONTRACT,
+    run: Run = in_process,
 ) -> Ingested:
     """Read MovieLens-100K from `folder` (the three files of the asset) into data set `name`."""
-    items, users = movielens.read_items(folder), movielens.read_users(folder)
     return ingest_source(
         home,
         name,
         movielens.ratings(folder),
         movielens.event_rules(now),
-        items=Entities(items, rows_read=items.height),
-        users=Entities(users, rows_read=users.height),
+        items=checked_entities(movielens.read_items(folder), expectations.items, Context(now)),
+        users=checked_entities(movielens.read_users(folder), expectations.users, Context(now)),
+        expectations=expectations,
         run=run,
     )
 

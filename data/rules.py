@@ -234,12 +234,16 @@ def rule_of(reason: str, rules: Sequence[Rule]) -> str:
     declared = without_value(reason, rules)
     if declared != reason:
         return declared
+    start = reason.partition(": ")[0]
+    unique = start.replace("duplicate ", "unique ", 1)
+    if any(rule.name == unique for rule in rules):
+        return unique
     for words, kind in _PARSER_WORDS:
         column, found, _ = reason.partition(f" {words}")
         names = [rule.name for rule in rules if found and isinstance(rule, kind) and rule.column == column]
         if names:
             return names[0]
-    return reason.partition(": ")[0]
+    return start
 
 
 def _as_time(column: str, kind: pl.DataType) -> pl.Expr:

@@ -10,7 +10,7 @@ from cluster.reports import Report, ReportClock
 from data.dataset import QUARANTINE_FILE
 from data.ingestion import Ingested
 from data.offline_store import FeatureManifest
-from data.validation_report import HTML_FILE
+from data.validation_report import HTML_FILE, JSON_FILE, print_validation, read_validation
 
 
 def print_ingested(ingested: Ingested) -> None:
@@ -32,7 +32,9 @@ def print_ingested(ingested: Ingested) -> None:
     _print(table, f"written to {path}" if ingested.is_new else f"nothing new, so nothing was written; it is in {path}")
     if ingested.is_new and ingested.quarantined:
         print(f"what is wrong with which line: {path / QUARANTINE_FILE}")
-    if ingested.is_new:
+    report = read_validation(path / JSON_FILE) if ingested.is_new else None
+    if report:
+        print_validation(report)
         print(f"what was expected of the rows, and found: {path / HTML_FILE}")
 
 

@@ -88,6 +88,20 @@ def test_references_are_to_the_ids_of_another_table() -> None:
     assert found == ["item_id in items.item_id: y"]
 
 
+def test_a_whole_table_is_also_checked_for_what_must_be_unique() -> None:
+    rows = pl.DataFrame({"item_id": ["c", "a", "b", "a", ""], "title": ["x", "y", "x", "z", "x"]})
+    raw = rows.select(sku="item_id")
+    rules = Present(column="item_id"), Unique(columns=("item_id",)), Unique(columns=("title",))
+    checked = Expectations(rules=rules).check_whole(rows, [2, 3, 2, 3, 4], raw)
+    assert checked.good.rows() == [("c", "x"), ("a", "y")]
+    assert checked.broken == [
+        (4, "item_id present: missing", '{"sku": ""}'),
+        (3, "unique item_id: a", '{"sku": "a"}'),
+        (2, "unique title: x", '{"sku": "b"}'),
+    ]
+    assert checked.good.columns == rows.columns
+
+
 def test_no_rows_and_no_rules() -> None:
     assert DatasetExpectations().events.check(events().clear(), []).broken == []
     assert Expectations().check(events(), [1, 2]).broken == []

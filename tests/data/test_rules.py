@@ -18,6 +18,7 @@ from data.rules import (
     rule_of,
     without_value,
 )
+from data.table_rules import Unique
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 YEAR = datetime(2024, 1, 1, tzinfo=UTC)
@@ -143,6 +144,7 @@ def test_a_reason_names_the_rule_what_it_wanted_and_the_value(rule: RowRule, val
         ("value is too large", "value in -9..9"),
         ("event_time is in the future", "event_time is in the future"),
         ("wrong number of fields: 1 instead of 4", "wrong number of fields"),
+        ("duplicate item_id: it was there before", "unique item_id"),
         ("duplicate event: event_id was there before", "duplicate event"),
     ],
 )
@@ -152,6 +154,7 @@ def test_what_parsing_refuses_counts_for_the_rule_that_says_so(reason: str, name
         Present(column="value"),
         Type(column="value", type="number"),
         Range(column="value", min=-9, max=9),
+        Unique(columns=("item_id",)),
     ]
     assert rule_of(reason, rules) == name
 
