@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -37,12 +38,26 @@ def on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterato
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     rows = [{"task": _pickled(task)} for task in tasks]
     source = ray.data.from_items(rows, override_num_blocks=len(rows))
-    results = source.map_batches(functools.partial(_call, function), batch_format="pyarrow", batch_size=None)
+    results = source.map_batches(
+        functools.partial(_call, function),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ray.data.TaskPoolStrategy(size=_tasks_at_once()),
+    )
     for row in results.iter_rows():
         result, error = ray.cloudpickle.loads(row["result"])
         if error is not None:
             raise error
         yield result
+
+
+def _tasks_at_once() -> int:
+    """As many as the cluster has CPUs; on one machine no more than it really has: each task takes a bucket's memory."""
+    import ray
+
+    logical = int(ray.cluster_resources().get("CPU", 1))
+    is_one_machine = len(ray.nodes()) == 1
+    return max(1, min(logical, len(os.sched_getaffinity(0))) if is_one_machine else logical)
 
 
 def _call(function: Callable[[Any], Any], batch: pa.Table) -> pa.Table:
