@@ -37,7 +37,7 @@ dl { display: grid; grid-template-columns: repeat(3, 1fr); gap: .2rem .8rem; mar
 dt { font-size: .75rem } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
 svg { display: block; width: 100%; height: auto } svg text { fill: var(--quiet); font-size: 10px }
 .bar { fill: var(--bar) } .before { fill: none; stroke: var(--before); stroke-width: 1.5 }
-.value { display: grid; grid-template-columns: minmax(0, 2fr) 3fr 3.5rem; gap: .6rem; font-size: .85rem;
+.value { display: grid; grid-template-columns: minmax(0, 3fr) 3fr 3.2rem; gap: .6rem; font-size: .85rem;
   align-items: center }
 .value span { white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
 .value span:last-child { text-align: right; color: var(--quiet); font-variant-numeric: tabular-nums }
