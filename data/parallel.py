@@ -55,8 +55,8 @@ def _tasks_at_once() -> int:
     """As many as the cluster has CPUs; on one machine no more than it really has: each task takes a bucket's memory."""
     import ray
 
-    logical = int(ray.cluster_resources().get("CPU", 1))
-    is_one_machine = len(ray.nodes()) == 1
+    logical = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    is_one_machine = len(ray.nodes()) == 1  # type: ignore[no-untyped-call]
     return max(1, min(logical, len(os.sched_getaffinity(0))) if is_one_machine else logical)
 
 
