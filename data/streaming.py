@@ -24,7 +24,7 @@ from data.expectations import Expectations
 from data.rules import Context
 from data.schema import EVENT_TIME, EVENTS, INGEST_TIME, SOURCE_ROW
 from data.sources.messages import columns_of, rows_of
-from data.sources.stream import Message, StreamAwayError, StreamSource, Subscription
+from data.sources.stream import SUSPECT_DELIVERIES, Message, StreamAwayError, StreamSource, Subscription
 from data.stream_progress import DELAYS_KEPT, StreamProgress
 from data.stream_quarantine import Refused, StreamQuarantine
 from data.validation import validate_events
@@ -64,7 +64,7 @@ class StopError(Exception):
 class Batching:
     """When a batch is complete: whatever comes first."""
 
-    messages: int = 1_000
+    messages: int = 2_000
     milliseconds: float = 50.0
     """After its first message."""
 
@@ -119,10 +119,10 @@ class Follower:
             logger.info("%s: %s", self.source.name, self.progress.line())
 
     def _gather(self) -> list[Message]:
-        """A batch. What left a crash behind comes one by one and stays alone, so as not to drag others along."""
+        """A batch. What may have killed its consumers stays alone, so as not to drag others along."""
         messages = self._subscription.take(self.batching.messages, POLL_SECONDS)
         deadline = time.monotonic() + self.batching.milliseconds / 1e3
-        while messages and messages[-1].deliveries == 1 and len(messages) < self.batching.messages:
+        while messages and messages[0].deliveries < SUSPECT_DELIVERIES and len(messages) < self.batching.messages:
             left = deadline - time.monotonic()
             if left <= 0:
                 break

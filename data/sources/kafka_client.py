@@ -68,10 +68,10 @@ def explained(error: KafkaException, name: str) -> TowerlineError:
     return TowerlineError(f"{name}: {fault.str()}")
 
 
-def partitions_of(consumer: Consumer, topic: str, name: str, timeout: float = ANSWER_SECONDS) -> list[int]:
+def partitions_of(consumer: Consumer, topic: str, name: str, timeout: float | None = None) -> list[int]:
     """The numbers of a topic's partitions; none if there is no such topic. Raises StreamAwayError."""
     try:
-        found = consumer.list_topics(topic, timeout=timeout).topics[topic]
+        found = consumer.list_topics(topic, timeout=timeout or ANSWER_SECONDS).topics[topic]
     except KafkaException as error:
         raise explained(error, name) from error
     if found.error is not None and found.error.code() not in NO_TOPIC:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
@@ -33,28 +33,38 @@ def rows_of(messages: Sequence[Message], lines: Sequence[int], rules: EventRules
     An optional field that is absent or null is filled in: `event_id` from where the message stands and what it says,
     `ingest_time` with the moment at which it was sent, `value` and `event_type` as in a file without such columns.
     """
-    rows: list[dict[str, str | None]] = []
+    fields = columns_of(rules)
+    columns: dict[str, list[str | None]] = {field: [] for field in fields.values()}
     kept: list[int] = []
     broken: list[Broken] = []
     for message, line in zip(messages, lines, strict=True):
         try:
-            rows.append(_row(message, rules))
-            kept.append(line)
+            row = _row(message, fields, rules)
         except _UnusableError as error:
             broken.append(Broken(line, str(error), message.raw.decode(errors="backslashreplace")))
-    return Chunk(pl.DataFrame(rows, schema=dict.fromkeys(columns_of(rules).values(), pl.String)), kept, broken)
+            continue
+        kept.append(line)
+        for field, text in row.items():
+            columns[field].append(text)
+    return Chunk(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), kept, broken)
 
 
-def _row(message: Message, rules: EventRules) -> dict[str, str | None]:
+def _row(message: Message, fields: Mapping[str, str], rules: EventRules) -> dict[str, str | None]:
     content = _parse(message.raw)
-    row = {name: _text(name, content.get(field), rules) for name, field in columns_of(rules).items()}
-    filled = {
-        EVENT_ID: message.key,
-        EVENT_TYPE: rules.event_type,
-        VALUE: str(DEFAULT_VALUE),
-        INGEST_TIME: _sent(message, rules) or row[EVENT_TIME],
-    }
-    return {columns_of(rules)[name]: filled.get(name) if text is None else text for name, text in row.items()}
+    row: dict[str, str | None] = {}
+    for name, field in fields.items():
+        value = content.get(field)
+        is_plain = isinstance(value, str) and value.isascii()
+        row[field] = value if is_plain else _text(name, value, rules)
+    if row[fields[EVENT_ID]] is None:
+        row[fields[EVENT_ID]] = message.key
+    if row[fields[EVENT_TYPE]] is None:
+        row[fields[EVENT_TYPE]] = rules.event_type
+    if row[fields[VALUE]] is None:
+        row[fields[VALUE]] = str(DEFAULT_VALUE)
+    if row[fields[INGEST_TIME]] is None:
+        row[fields[INGEST_TIME]] = _sent(message, rules) or row[fields[EVENT_TIME]]
+    return row
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -80,13 +90,14 @@ def _text(name: str, value: object, rules: EventRules) -> str | None:
         if name in TIMES and rules.time_unit is None:
             raise _UnusableError(f"{name} is a number; say what it counts with --time-unit s, ms or us")
         return _number(name, value)
-    if value is not None and not isinstance(value, str):
+    if value is None:
+        return None
+    if not isinstance(value, str):
         raise _UnusableError(f"{name} is {_kind(value)}")
-    if value is not None and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise _UnusableError(f"{name} holds half a character (a lone surrogate)") from error
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise _UnusableError(f"{name} holds half a character (a lone surrogate)") from error
     return value
 
 

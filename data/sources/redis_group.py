@@ -1,8 +1,8 @@
 """Following a Redis stream as a member of a consumer group.
 
 An entry that was taken and not acknowledged stays pending in the group. What a member left is taken over by the others
-when nobody has touched it for `IDLE_MS`, one entry at a time: should one of them be what killed its consumer, only that
-one's count of deliveries goes on rising.
+when nobody has touched it for `IDLE_MS`: all at once the first time, then one at a time. Should one of them be what
+kills its consumers, only that one's count of deliveries goes on rising.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import redis
 
 from data.sources.redis_client import ANSWER_SECONDS, connected, explaining, message_of
-from data.sources.stream import Message
+from data.sources.stream import SUSPECT_DELIVERIES, Message
 
 IDLE_MS = 15_000
 """A pending entry that nobody has touched for so long has lost its consumer."""
@@ -41,16 +41,19 @@ class RedisSubscription:
         self._taken: set[str] = set()
         self._left_here = True
         """Whether there may be entries that were delivered to this member and that it does not know of."""
+        self._lost_answer = False
+        """Whether that is because an answer was lost, not because a member of this name died."""
         self._next_search = 0.0
         with explaining(name):
             self._make_group()
 
     def take(self, count: int, seconds: float) -> list[Message]:
-        """What was left behind, one at a time; if there is nothing, new entries."""
+        """What was left behind; if there is nothing, new entries."""
         try:
             with explaining(self._name):
-                return self._in_group(lambda: self._take_left_behind() or self._take_new(count, seconds)) or []
+                return self._in_group(lambda: self._take_left_behind(count) or self._take_new(count, seconds)) or []
         except BaseException:
+            self._lost_answer = self._lost_answer or not self._left_here
             self._left_here = True
             raise
 
@@ -89,35 +92,38 @@ class RedisSubscription:
         entries: list[Entry] = found[0][1] if found else []
         return self._noted([message_of(self._stream, *entry) for entry in entries])
 
-    def _take_left_behind(self) -> list[Message]:
+    def _take_left_behind(self, count: int) -> list[Message]:
+        if self._taken:
+            return []
         if self._left_here:
-            mine, self._left_here = self._claim(member=self._member)
+            mine, self._left_here = self._claim(count, member=self._member)
+            self._lost_answer = self._lost_answer and self._left_here
             return mine
         if time.monotonic() < self._next_search:
             return []
-        others, is_more = self._claim(member=None)
+        others, is_more = self._claim(count, member=None)
         self._next_search = 0.0 if is_more else time.monotonic() + SEARCH_SECONDS
         return others
 
-    def _claim(self, member: str | None) -> tuple[list[Message], bool]:
-        """The oldest entry that is pending and that this member does not hold, and whether there was any.
+    def _claim(self, count: int, member: str | None) -> tuple[list[Message], bool]:
+        """Entries that are pending, of this member or of any that has lost its consumer, and whether there were any.
 
-        Of this member, or of any that has lost its consumer. What has been deleted from the stream cannot be claimed.
+        Those that were delivered once, or else one of the others. What was deleted from the stream cannot be claimed.
         """
         idle = None if member else IDLE_MS
-        pending: Any = self._client.xpending_range(
-            self._stream, self._group, "-", "+", len(self._taken) + 1, member, idle=idle
-        )
-        for entry in pending:
-            if entry["message_id"].decode() not in self._taken:
-                claimed: Any = self._client.xclaim(
-                    self._stream, self._group, self._member, idle or 0, [entry["message_id"]]
-                )
-                deliveries = entry["times_delivered"] + 1
-                return self._noted(
-                    [message_of(self._stream, entry_id, fields, deliveries) for entry_id, fields in claimed]
-                ), True
+        found: Any = self._client.xpending_range(self._stream, self._group, "-", "+", count, member, idle=idle)
+        once = [entry["message_id"] for entry in found if entry["times_delivered"] < SUSPECT_DELIVERIES - 1]
+        if once:
+            return self._claim_all(once, idle or 0, deliveries=1 if member and self._lost_answer else 2), True
+        if found:
+            return self._claim_all([found[0]["message_id"]], idle or 0, found[0]["times_delivered"] + 1), True
         return [], False
+
+    def _claim_all(self, entries: Any, idle: int, deliveries: int) -> list[Message]:
+        claimed: Any = self._client.xclaim(
+            self._stream, self._group, self._member, idle, entries, retrycount=deliveries
+        )
+        return self._noted([message_of(self._stream, name, fields, deliveries) for name, fields in claimed])
 
     def _noted(self, messages: list[Message]) -> list[Message]:
         self._taken.update(message.entry for message in messages)
@@ -129,7 +135,7 @@ class RedisSubscription:
         try:
             return action()
         except redis.ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "no such key")):
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED", "no such key")):
                 raise
             self._make_group()
             return None

@@ -19,6 +19,10 @@ GROUP = "towerline"
 EXAMPLES = "kafka://127.0.0.1:9092/TOPIC?group=towerline or redis://127.0.0.1:6379/0?stream=NAME&group=towerline"
 
 
+SUSPECT_DELIVERIES = 3
+"""A message that is delivered so often may be what its consumers died of: it is delivered and handled alone."""
+
+
 class StreamAwayError(TowerlineError):
     """The broker does not answer, or not in time. It may come back: whoever can wait should."""
 
@@ -56,7 +60,10 @@ class Subscription(Protocol):
     """One member of a group. Every method may raise StreamAwayError; used by one thread."""
 
     def take(self, count: int, seconds: float) -> list[Message]:
-        """Up to `count` messages, after at most about `seconds`. They are this member's until they are committed."""
+        """Up to `count` messages, after at most about `seconds`. They are this member's until they are committed.
+
+        What somebody left behind comes only while this member holds nothing.
+        """
         ...
 
     def keep(self) -> None:

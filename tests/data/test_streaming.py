@@ -213,8 +213,8 @@ def test_tries_before_a_crash_count(
     assert store.items == ["i1"]
 
 
-def test_what_a_crash_left_is_handled_alone(follow: Callable[..., Follower]) -> None:
-    stream = FakeStream([message(0, deliveries=2), message(1), message(2)], per_take=1)
+def test_what_may_have_killed_its_consumers_is_handled_alone(follow: Callable[..., Follower]) -> None:
+    stream = FakeStream([message(0, deliveries=3), message(1), message(2)], per_take=1)
     store = FakeStore()
     follow(stream, store, batching=Batching(1_000, 200)).run(until_empty=True)
     assert store.batches[0] == ["i0"]
