@@ -42,8 +42,7 @@ def _by_value(
     order = np.sort((values << bits) | np.arange(len(values))) & ((1 << bits) - 1)
     groups = _groups(values[order], entities[order])
     if not is_in_order:
-        by_begin = np.lexsort((begins[order], groups))
-        order = order[by_begin]
+        order = order[np.argsort(groups * (int(begins.max(initial=0)) + 1) + begins[order])]
     return order, groups
 
 

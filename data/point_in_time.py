@@ -21,7 +21,7 @@ from data.distinct import distinct_counts
 from data.schema import EVENT_TIME, INGEST_TIME, SOURCE_ROW
 from data.timeline import Integers, Sorted, Timeline, encode, sort_moments
 from data.views import FeatureView
-from data.visibility import Visibility, visibility
+from data.visibility import KEYS_AT_ONCE, Visibility, visibility
 
 Mask = npt.NDArray[np.bool_]
 _POSITION = "_position"
@@ -140,17 +140,30 @@ class _Features:
         return pl.Series(name, values).cast(self._view.dtype(name))
 
     def _from_cells(self) -> dict[str, pl.Series]:
+        plan, cells = CellPlan(self._view), self._cells()
+        finished = np.empty((len(plan.features), cells.shape[1]))
+        for start in range(0, cells.shape[1], KEYS_AT_ONCE):
+            some = slice(start, start + KEYS_AT_ONCE)
+            finished[:, some] = plan.finish(cells[:, some].T).T
+        return {name: self._numbers(name, finished[index]) for index, name in enumerate(plan.features)}
+
+    def _cells(self) -> Integers:
+        """(cells, keys): running totals up to each key's slice of events, less those before it and the late ones."""
         plan, seen = CellPlan(self._view), self._seen
         cells = np.empty((len(plan.windows) * len(plan.inputs), len(seen.keys)), dtype=np.int64)
         begins = {window: seen.begin(window) for window in plan.windows}
         for each in plan.inputs:
-            added = each.of(self._events)
-            totals = np.concatenate([[0], np.cumsum(added)])
+            is_one = not each.is_sum and (each.column is None or not self._events.get_column(each.column).null_count())
+            added = None if is_one else each.of(self._events)
+            totals = None if added is None else np.concatenate([[0], np.cumsum(added)])
             for window in plan.windows:
-                in_slice = totals[seen.stop] - totals[begins[window]]
-                cells[plan.index(window, each)] = in_slice - seen.missing(window, added)
-        finished = plan.finish(cells.T)
-        return {name: self._numbers(name, finished[:, index]) for index, name in enumerate(plan.features)}
+                cell = cells[plan.index(window, each)]
+                if totals is None:
+                    np.subtract(seen.stop, begins[window], out=cell)
+                else:
+                    np.subtract(totals[seen.stop], totals[begins[window]], out=cell)
+                cell -= seen.missing(window, added)
+        return cells
 
     def _age(self) -> Integers:
         """µs since the newest event."""
