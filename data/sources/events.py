@@ -26,7 +26,9 @@ class EventsSource:
         return [name for name in self.events.columns if name != SOURCE_ROW]
 
     def parts(self) -> "list[EventsSource]":
-        """One: the frame."""
+        """One: the frame. Raises ValueError if two of its events claim the same `source_row`."""
+        if SOURCE_ROW in self.events.columns and self.events.get_column(SOURCE_ROW).is_duplicated().any():
+            raise ValueError(f"{self.name}: {SOURCE_ROW} is not unique; drop the repeated rows, or the column")
         return [self]
 
     def chunks(self) -> Iterator[Chunk]:

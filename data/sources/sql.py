@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -25,6 +26,7 @@ FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 
 SCHEMES = ("postgresql", "postgres", "mysql", "mariadb", "sqlite", "mssql", "oracle")
+_EVERYTHING: sa.ColumnClause[Any] = sa.literal_column("*")
 _PLAIN = (str, bool, int, float, Decimal, datetime, date)
 
 Row = Sequence[Any]
@@ -54,9 +56,7 @@ class SqlQuery:
     def at(cls, address: str, query: str | None, table: str | None, order_by: str | None) -> "SqlQuery":
         """The query, or all of a table. Raises TowerlineError if that is not said, or the driver is not there."""
         if (query is None) == (table is None):
-            raise TowerlineError(
-                "--events is a database: say what to read, with either --table NAME or --query 'SELECT …'"
-            )
+            raise TowerlineError("--events is a database: say what to read, with --table NAME or --query 'SELECT …'")
         if order_by is None:
             raise TowerlineError(
                 "--order-by is missing: name a column of the rows, such as their key or the time at which they were "
@@ -68,9 +68,7 @@ class SqlQuery:
                 url = url.set(drivername="postgresql+psycopg")
             dialect = url.get_dialect()()
         except (SQLAlchemyError, ImportError, ValueError) as error:
-            raise TowerlineError(
-                f"--events: no database can be reached by this address ({_first_line(error)})"
-            ) from error
+            raise TowerlineError(f"--events: this is no address of a database ({_first_line(error)})") from error
         if table is not None:
             quote = dialect.identifier_preparer.quote
             query = f"SELECT * FROM {'.'.join(quote(name) for name in table.split('.'))}"
@@ -86,7 +84,7 @@ class SqlQuery:
         with self._engine() as engine:
             try:
                 with engine.connect() as connection:
-                    names = list(connection.execute(self._statement(None).limit(0)).keys())
+                    names = list(connection.execute(sa.select(_EVERYTHING).select_from(self._rows()).limit(0)).keys())
             except SQLAlchemyError as error:
                 raise self._refused(error) from error
         if self.order_by not in names:
@@ -130,20 +128,28 @@ class SqlQuery:
         with self._engine() as engine, engine.connect() as connection:
             options = {"stream_results": True, "yield_per": ROWS_PER_CHUNK}
             result = connection.execution_options(**options).execute(self._statement(reached))
-            for partition in result.partitions():
-                waiting += [tuple(row) for row in partition]
-                if waiting[-1][key] is None or waiting[0][key] is None:
-                    raise TowerlineError(f"--order-by {self.order_by}: the column holds nulls; take one that does not")
-                whole = next((n for n in range(len(waiting), 0, -1) if waiting[n - 1][key] != waiting[-1][key]), 0)
-                if whole:
-                    yield waiting[:whole]
-                    waiting = waiting[whole:]
+            with _closing(result):
+                for partition in result.partitions():
+                    waiting += [tuple(row) for row in partition]
+                    whole = self._whole(waiting, key)
+                    if whole:
+                        yield waiting[:whole]
+                        waiting = waiting[whole:]
         if waiting:
             yield waiting
 
+    def _whole(self, rows: Sequence[Row], key: int) -> int:
+        """How many rows have no more of their value to come: those before the last value. It must not be null."""
+        if rows[0][key] is None or rows[-1][key] is None:
+            raise TowerlineError(f"--order-by {self.order_by}: the column holds nulls; take one that does not")
+        return next((n for n in range(len(rows), 0, -1) if rows[n - 1][key] != rows[-1][key]), 0)
+
+    def _rows(self) -> sa.Subquery:
+        return sa.text(self.query.replace(":", r"\:")).columns(sa.column(self.order_by)).subquery("towerline_rows")
+
     def _statement(self, reached: Any) -> sa.Select[Any]:
-        rows = sa.text(self.query.replace(":", r"\:")).columns(sa.column(self.order_by)).subquery("towerline_rows")
-        statement: sa.Select[Any] = sa.select(sa.literal_column("*")).select_from(rows).order_by(rows.c[self.order_by])
+        rows = self._rows()
+        statement: sa.Select[Any] = sa.select(_EVERYTHING).select_from(rows).order_by(rows.c[self.order_by])
         return statement if reached is None else statement.where(rows.c[self.order_by] > reached)
 
     def _engine(self) -> "_Engine":
@@ -151,6 +157,18 @@ class SqlQuery:
 
     def _refused(self, error: SQLAlchemyError) -> TowerlineError:
         return TowerlineError(f"{self.name}: {_first_line(error)}; check the address, --query, --table and --order-by")
+
+
+@contextmanager
+def _closing(result: sa.CursorResult[Any]) -> Iterator[None]:
+    """Close the cursor in the end, also that of a connection which was lost."""
+    cursor = result.cursor
+    try:
+        yield
+    finally:
+        if cursor is not None:
+            with suppress(Exception):
+                cursor.close()
 
 
 class _Engine:

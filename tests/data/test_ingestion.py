@@ -271,7 +271,8 @@ def test_events_that_were_appended_online_keep_what_they_are(tmp_path: Path) -> 
         assert ingested.is_new == expected
     assert_frame_equal(ingested.dataset.events().drop("split").filter(event_id="online-1"), online.head(1))
     assert ingested.dataset.manifest.source == "events.csv + online"
-    twice = pl.concat([online, online]).with_columns(event_id=pl.lit("same"))
+    rows = pl.Series([FIRST_APPENDED_ROW + number for number in range(2, 6)])
+    twice = pl.concat([online, online]).with_columns(event_id=pl.lit("same"), source_row=rows)
     again = ingest_source(tmp_path, "mine", EventsSource("online", twice), rules, append=True)
     assert (again.dataset.manifest.events, sum(again.quarantined.values())) == (9, 3)
 
