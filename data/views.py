@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 
 from cluster.errors import TowerlineError
-from data.aggregations import Aggregation, Count, LastN, Latest, Rate, TimeSince
+from data.aggregations import Aggregation, Count, LastN, Latest, Mean, Rate, RecencyWeighted, Sum, TimeSince
 from data.schema import EVENTS, ITEM_ID, USER_ID
 
 EVENT_TYPES = pl.DataFrame(EVENTS.empty_table()).schema
@@ -63,17 +63,30 @@ class FeatureView:
     """If the newest event is older than this, every feature has its default."""
 
     def __post_init__(self) -> None:
-        for feature in self.features:
-            column = self.column_of(feature)
-            if column is not None and column not in self.columns and column not in EVENT_TYPES:
-                known = ", ".join([*EVENT_TYPES, *self.columns])
-                raise TowerlineError(
-                    f"feature {feature!r} of view {self.name!r}: no column {column!r} (there are: {known})"
-                )
         for name, expression in {"where": self.where, **self.columns}.items():
             unknown = set() if expression is None else set(expression.meta.root_names()) - set(EVENT_TYPES)
             if unknown:
                 raise TowerlineError(f"view {self.name!r}: {name} reads {min(unknown)!r}, which is no column of events")
+        for feature in self.features:
+            self._require_valid(feature)
+        if self.ttl is not None and self.ttl <= timedelta():
+            raise TowerlineError(f"view {self.name!r}: a time to live of {self.ttl} is not positive; None is for ever")
+
+    def _require_valid(self, feature: str) -> None:
+        where = f"feature {feature!r} of view {self.name!r}"
+        if feature in EVENT_TYPES:
+            raise TowerlineError(f"{where} is called like a column of events; give it another name")
+        column = self.column_of(feature)
+        if column is None:
+            return
+        if column not in self.columns and column not in EVENT_TYPES:
+            known = ", ".join([*EVENT_TYPES, *self.columns])
+            raise TowerlineError(f"{where}: no column {column!r} (there are: {known})")
+        kind = self.type_of(column)
+        if isinstance(self.features[feature], Sum | Mean | RecencyWeighted) and not _is_number(kind):
+            raise TowerlineError(
+                f"{where} adds up column {column!r}, which is {kind}; take a number, or count the events"
+            )
 
     def column_of(self, feature: str) -> str | None:
         """The column that a feature aggregates; None if it only counts or times events."""
@@ -95,8 +108,7 @@ class FeatureView:
 
     def is_scalar(self, feature: str) -> bool:
         """Whether a feature is one number."""
-        kind = self.dtype(feature)
-        return kind.is_numeric() or kind == pl.Boolean
+        return _is_number(self.dtype(feature))
 
     def lineage(self, feature: str) -> tuple[str, ...]:
         """The columns of the source that a feature is computed from, sorted."""
@@ -134,6 +146,10 @@ class FeatureView:
         if column in EVENT_TYPES and column not in self.columns:
             return EVENT_TYPES[column]
         return pl.DataFrame(schema=EVENT_TYPES).select(self.columns[column].alias(column)).schema[column]
+
+
+def _is_number(kind: pl.DataType) -> bool:
+    return kind.is_numeric() or kind == pl.Boolean
 
 
 def _written_out(expression: pl.Expr) -> str:

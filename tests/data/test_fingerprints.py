@@ -1,9 +1,10 @@
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from data.fingerprints import fingerprint
+from data.fingerprints import fingerprint, fingerprint_of_modules
 
 SOURCE = """
 def outer(value):
@@ -49,3 +50,32 @@ def test_it_follows_the_parameters(tmp_path: Path) -> None:
     assert fingerprint(outer, n=1) == fingerprint(outer, n=1)
     assert fingerprint(outer, n=1) != fingerprint(outer, n=2)
     assert fingerprint(outer, n=1) != fingerprint(outer, m=1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("# how it is done", "# why it is done", True),
+        ("value + 1", "value  +  1", True),
+        ("def inner(value):\n", 'def inner(value):\n    """One more."""\n', True),
+        ("inner(2)", "inner(3)", False),
+        ("value + 1", "value + 2", False),
+    ],
+)
+def test_a_module_is_all_of_its_code(old: str, new: str, same: bool, tmp_path: Path) -> None:
+    before = importable(tmp_path, "one", SOURCE)
+    after = importable(tmp_path, "two", SOURCE.replace(old, new))
+    assert (fingerprint_of_modules(before) == fingerprint_of_modules(after)) is same
+    assert fingerprint_of_modules(before) != fingerprint_of_modules(before, after)
+
+
+def importable(folder: Path, name: str, source: str) -> ModuleType:
+    """A module that says which file it is from."""
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
