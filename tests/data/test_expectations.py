@@ -7,12 +7,13 @@ import polars as pl
 import pytest
 
 from cluster.errors import TowerlineError
+from cluster.provenance import ROOT
 from data.expectations import EVENT_RULES, DatasetExpectations, Expectations, read_expectations
 from data.rules import Context, OneOf, Present, Range, References, Type
 from data.table_rules import Distribution, Unique
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
-EXAMPLE = Path("jobs/configs/expectations.toml")
+EXAMPLE = ROOT / "jobs/configs/expectations.toml"
 
 
 def events(**columns: list[object]) -> pl.DataFrame:

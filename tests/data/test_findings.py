@@ -1,7 +1,7 @@
 import pickle
 
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.expectations import DatasetExpectations
@@ -24,6 +24,7 @@ def test_broken_rows_are_counted_by_rule() -> None:
     assert list(found.statistics.columns) == ["user_id", "value"]
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=5), st.randoms())
 def test_findings_do_not_depend_on_chunks(chunks: list[list[Broken]], random: object) -> None:
     parts = [Findings.of(GOOD.clear(), chunk, EVENTS) for chunk in chunks]

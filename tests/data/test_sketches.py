@@ -4,7 +4,7 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.sketches import EXACT_VALUES, MAX_BINS, SKETCH_SIZE, Bins, Distinct, Values, exact_sum
@@ -12,6 +12,7 @@ from data.sketches import EXACT_VALUES, MAX_BINS, SKETCH_SIZE, Bins, Distinct, V
 finite = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
 
 
+@settings(deadline=None)
 @given(st.lists(finite, max_size=40))
 def test_sums_are_exact(numbers: list[float]) -> None:
     assert exact_sum(np.array(numbers, dtype=float)) == sum(map(Fraction, numbers), Fraction(0))
@@ -22,6 +23,7 @@ def test_a_sum_that_floats_would_lose() -> None:
     assert exact_sum(np.array([0.1] * 1_000_000)) == Fraction(0.1) * 1_000_000
 
 
+@settings(deadline=None)
 @given(st.lists(finite, min_size=1, max_size=60), st.data())
 def test_bins_do_not_depend_on_chunks(numbers: list[float], data: st.DataObject) -> None:
     whole = Bins.of(np.array(numbers))
@@ -30,6 +32,7 @@ def test_bins_do_not_depend_on_chunks(numbers: list[float], data: st.DataObject)
     assert left + right == right + left == whole
 
 
+@settings(deadline=None)
 @given(st.lists(finite, min_size=1, max_size=60))
 def test_every_number_is_in_its_bin(numbers: list[float]) -> None:
     bins = Bins.of(np.array(numbers))
@@ -77,6 +80,7 @@ def test_of_many_values_the_frequent_ones_are_estimated() -> None:
     assert (value, count) == ("often", pytest.approx(8_000, rel=0.2))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 6000), st.booleans())
 def test_values_do_not_depend_on_chunks(cut: int, swap: bool) -> None:
     texts = [str(number % 3000) for number in range(6000)]

@@ -11,6 +11,7 @@ from cluster.errors import TowerlineError
 from cluster.provenance import ROOT
 from cluster.reports import ReportClock
 from cluster.settings import Settings
+from data.expectations import DatasetExpectations, read_expectations
 from jobs.training import TrainingConfig, found_config, read_training_config, report_of, write_found_config
 from serve.config import AppConfig
 from tests.train.planted import plant
@@ -32,6 +33,8 @@ def write(folder: Path, text: str) -> Path:
 def test_every_config_file_loads(path: Path) -> None:
     if path.name == "serve_models.toml":
         assert AppConfig.model_validate({"dataset": "x", **tomllib.loads(path.read_text())}) == AppConfig(dataset="x")
+    elif path.name == "expectations.toml":
+        assert isinstance(read_expectations(path), DatasetExpectations)
     else:
         assert isinstance(read_training_config(path), TrainingConfig)
 
