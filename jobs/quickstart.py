@@ -1,6 +1,7 @@
 """The whole path on MovieLens-100K: from raw events to answers over HTTP, with embedded defaults."""
 
 import argparse
+import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,15 +15,17 @@ from cluster.settings import Settings
 if TYPE_CHECKING:
     from jobs.console import Console
     from jobs.training import TrainingConfig
+    from serve.skew_check import Checked
     from train.evaluation import Evaluation
     from train.loop import EpochResult
     from train.workflow import Workflow
 
 DATASET = "movielens-100k"
 KNOWN_USER = "1"
-NEW_USER = "somebody new"
 ITEM = "50"
 """Star Wars."""
+DECISIONS_CHECKED = 1000
+"""At most so many logged answers are checked for skew."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -43,11 +46,12 @@ class Trained:
 
 
 def main(arguments: list[str]) -> None:
-    """Ten steps; the last one leaves a report. The first, set-up, is `make install`."""
+    """Eleven steps; the last one leaves a report. The first, set-up, is `make install`."""
     asked, settings = parse(arguments), Settings()
 
     from cluster.reports import ReportClock, write_atomically
     from cluster.session import connect
+    from jobs.check_skew import check
     from jobs.console import Console
     from jobs.report_page import report_page
     from jobs.tour import tour
@@ -61,10 +65,10 @@ def main(arguments: list[str]) -> None:
     config = read_training_config(asked.config)
     require_free_port(settings)
     tracking.connect(settings.tracking_uri)
-    with console.step("Data: MovieLens-100K, validated"):
-        ingest(settings)
     with connect(settings, log_to_driver=False):
-        with console.step("Features with Ray Data"):
+        with console.step("Data: MovieLens-100K, validated with Ray Data"):
+            ingest(settings)
+        with console.step("Features with Ray Data, exact in time"):
             workflow = open_workflow(settings, DATASET, config.scaling, console)
             console.say(f"{workflow.examples.height:,} examples in {workflow.examples_folder}")
         trained = train(workflow, config, console)
@@ -73,7 +77,9 @@ def main(arguments: list[str]) -> None:
                 url = endpoint.enter_context(running(settings, AppConfig(dataset=DATASET)))
                 console.say(f"{url}/docs")
             with console.step("Requests over HTTP"):
-                answers = tour(url, KNOWN_USER, NEW_USER, ITEM, console.say)
+                answers = tour(url, KNOWN_USER, f"visitor {uuid.uuid4().hex[:6]}", ITEM, console.say)
+        with console.step("Skew: the features that were served, computed again from the events"):
+            require_no_skew(check(settings, DATASET, DECISIONS_CHECKED, seed=0), console)
     report = report_of(clock, workflow, trained.config, trained.evaluation)
     page = report.write(settings.home).with_suffix(".html")
     write_atomically(page, report_page(report, trained.evaluation, trained.curves, answers))
@@ -116,6 +122,14 @@ def train(workflow: "Workflow", config: "TrainingConfig", console: "Console") ->
     workflow.forget()
     trained_config = config.model_copy(update={"retrieval": retrieval_config})
     return Trained(trained_config, evaluation, {"two-tower": retrieval.history, "ranker": ranking.history})
+
+
+def require_no_skew(checked: "Checked", console: "Console") -> None:
+    """Say what was compared. Raise TowerlineError if a feature was not served as the batch computes it."""
+    console.say(str(checked))
+    if checked.skew.differences.height:
+        first = ", ".join(map(str, checked.skew.differences.row(0)))
+        raise TowerlineError(f"{checked}; the first: {first}; see `python -m jobs.check_skew --dataset {DATASET}`")
 
 
 def require_passed(evaluation: "Evaluation") -> None:

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     from serve.session import require_servable, running
 
     config = read_config(asked.dataset, asked.config)
-    user = some_user(require_servable(settings, config))
+    user = some_user(require_servable(settings, config).dataset)
     with connect(settings) as _, running(settings, config) as url:
         print(EXAMPLE.format(dataset=asked.dataset, url=url, user=user), flush=True)
         threading.Event().wait()

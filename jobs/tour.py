@@ -12,7 +12,9 @@ TIMEOUT_S = 60.0
 
 
 def tour(url: str, known_user: str, new_user: str, item: str, say: Callable[[str], None]) -> list[str]:
-    """Ask for a known user, a user never seen, similar items and an explanation; returns what was said.
+    """Ask for a known user, a user never seen, similar items and an explanation; tell what was liked and ask again.
+
+    Returns what was said.
 
     Raises:
         TowerlineError: an answer is not 200 or holds nothing.
@@ -26,6 +28,7 @@ def tour(url: str, known_user: str, new_user: str, item: str, say: Callable[[str
                 f"user {new_user!r}, who just met item {item}",
                 {"user_id": new_user, "count": 5, "recent_items": [item]},
             ),
+            _feedback(client, new_user),
             _similar(client, item),
             _explained(client, known_user),
         ]
@@ -37,6 +40,23 @@ def tour(url: str, known_user: str, new_user: str, item: str, say: Callable[[str
 def _recommendations(client: httpx.Client, title: str, body: dict[str, Any]) -> str:
     answer, milliseconds = _ask(client, "POST", "/v1/recommend", body)
     return _told(f"recommended to {title} ({milliseconds:.0f} ms)", _titles(answer["items"]))
+
+
+def _feedback(client: httpx.Client, user: str) -> str:
+    """The user likes the first item; the next answer knows it."""
+    body = {"user_id": user, "count": 5}
+    liked, _ = _ask(client, "POST", "/v1/recommend", body)
+    item = liked["items"][0]
+    event = {"user_id": user, "item_id": item["item_id"], "value": 5.0, "decision_id": liked["decision_id"]}
+    stored = client.post("/v1/feedback", json={"events": [event]})
+    answer, milliseconds = _ask(client, "POST", "/v1/recommend", body)
+    if not answer["known_user"] or item["item_id"] in [each["item_id"] for each in answer["items"]]:
+        raise TowerlineError(f"feedback has not reached the user's online features: {stored.text}")
+    liked_title = item["title"] or item["item_id"]
+    return _told(
+        f"recommended to user {user!r}, who told us of liking {liked_title} ({milliseconds:.0f} ms)",
+        _titles(answer["items"]),
+    )
 
 
 def _similar(client: httpx.Client, item: str) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -63,8 +63,15 @@ class Batch:
     at: datetime
     """The moment (UTC) as of which the batch is answered."""
 
+    data_version: str | None = None
+    """Of the data set behind all features; None if another one was published while they were read."""
+
     users: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """B rows: the user features (by the features stage)."""
+    """B rows (by the features stage): the user features, up to when the store knew of the user (`known_until`), and
+    which of the request's recent items count (`brought_items`)."""
+
+    everything: Mapping[str, Any] = field(default_factory=dict)
+    """The features of all events together, and `known_until` (by the features stage)."""
 
     known: tuple[bool, ...] = ()
     """Per request, whether anything is stored about its user."""
@@ -82,7 +89,7 @@ class Batch:
     """The candidates' ranking scores."""
 
     item_features: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """B x K rows: the candidates' item features, in the order of `codes_BK`."""
+    """B x K rows in the order of `codes_BK`: the candidates' item features and `known_until`."""
 
     facts: tuple[tuple[Facts, ...], ...] = ()
     """Per request, the facts about its first items (by the facts stage)."""

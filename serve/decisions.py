@@ -20,7 +20,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 FSYNC_SECONDS = 0.5
 CAPACITY = 4096
@@ -40,6 +40,18 @@ class Answered(BaseModel):
     explanation: str | None = None
 
 
+class StoreVersion(BaseModel):
+    """What an online store holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_version: str
+    """Of the data set that was published to it; events that were appended since come on top."""
+
+    fingerprints: Mapping[str, str]
+    """Feature view to the hash of its definition."""
+
+
 class Decision(BaseModel):
     """One answer and what it was made from."""
 
@@ -54,11 +66,19 @@ class Decision(BaseModel):
     variant: str
     models: Mapping[str, str]
     request: Mapping[str, Any]
+    store: StoreVersion | None = None
+    """What the features were read from; None if another version was published meanwhile."""
+
     user_features: Mapping[str, Any] = {}
-    """Feature name to value, as the models saw them."""
+    """Feature name to value, as the models saw them; `known_until`: the newest ingest_time among the events behind
+    them; `brought_items`: the request's recent items that counted as events of this moment."""
+
+    everything: Mapping[str, Any] = {}
+    """Features of all events together, and their `known_until`."""
 
     candidates: Mapping[str, Sequence[Any]] = {}
-    """Columns of equal length, one row per candidate: item_id, retrieval_score, ranking_score and item features."""
+    """Columns of equal length, one row per candidate: item_id, retrieval_score, ranking_score, item features and their
+    `known_until`."""
 
     answer: tuple[Answered, ...]
     prompt_version: str | None = None
@@ -200,7 +220,12 @@ class _Segment:
 
 
 def read_decisions(path: Path) -> Iterator[Decision]:
-    """The decisions in a file or below a folder, file by file in the order they were made.
+    """The decisions in a file or below a folder, file by file in the order they were made."""
+    return map(Decision.model_validate_json, read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The same, each as the JSON that was written.
 
     A line that a kill cut short is skipped with a warning; everything before and in other files is read.
     """
@@ -208,9 +233,7 @@ def read_decisions(path: Path) -> Iterator[Decision]:
     for file in files:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                try:
-                    yield Decision.model_validate_json(line)
-                except ValidationError:
-                    if line.endswith(b"\n"):
-                        raise
+                if line.endswith(b"\n"):
+                    yield line
+                else:
                     logger.warning("%s:%d: skipped a torn line of %d bytes", file, number, len(line))

@@ -3,20 +3,21 @@
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cluster.errors import TowerlineError
 from cluster.settings import Settings
-from data.online_store import OnlineStore
+from data.features import views
+from data.online_store import OnlineStore, open_online_store
 from serve.batch import Stage
 from serve.config import AppConfig
 from serve.graph import StageName
 
 if TYPE_CHECKING:
     from serve.variant import Variant
+    from train.registry import LoadedModels
 
 
-def online_store(settings: Settings, dataset: str) -> OnlineStore:
-    """The online store of a data set in `TOWERLINE_HOME`."""
-    return OnlineStore(settings.home / "online" / f"{dataset}.db")
+def online_store(settings: Settings, dataset: str, history_length: int) -> OnlineStore:
+    """The online store of a data set, for models whose features carry so much history."""
+    return open_online_store(settings, dataset, views(history_length))
 
 
 class Parts:
@@ -27,22 +28,27 @@ class Parts:
         self._config = config
 
     @cached_property
+    def _models(self) -> "LoadedModels":
+        from train.registry import load_champion
+
+        return load_champion(self._settings.tracking_uri, self._config.dataset)
+
+    @cached_property
     def variant(self) -> "Variant":
         """The champion. Raises `TowerlineError` if there is none or it does not fit this code's features."""
         from serve.variant import Variant
-        from train.registry import load_champion
 
-        return Variant.of(load_champion(self._settings.tracking_uri, self._config.dataset))
+        return Variant.of(self._models)
 
     @cached_property
     def store(self) -> OnlineStore:
-        """The online store of the data set. Raises `TowerlineError` if nothing has been published to it."""
-        store = online_store(self._settings, self._config.dataset)
+        """The online store. Raises `TowerlineError` if it does not hold what the champion was trained on."""
+        from train.registry import require_stored_features
+
+        store = online_store(self._settings, self._config.dataset, self.variant.history_length)
         if store.published_version() is None:
-            raise TowerlineError(
-                f"the online store of data set {self._config.dataset!r} is empty; start the endpoint with "
-                f"`python -m jobs.serve_models --dataset {self._config.dataset}`, which publishes the data set"
-            )
+            for card in self._models.cards.values():
+                require_stored_features(card, store.fingerprints())
         return store
 
     def stage(self, name: StageName) -> Stage:
@@ -52,7 +58,7 @@ class Parts:
             case "features":
                 from serve.stages.features import Features
 
-                return Features(self.variant, self.store)
+                return Features(self.variant.catalogue, self.store)
             case "retrieval":
                 from serve.stages.retrieval import Retrieval
 

@@ -164,6 +164,12 @@ class Health(HttpModel):
     variant: str
     models: dict[str, str]
     data_set: str
+    data_version: str | None
+    """Version of the data set that was published to the online store; feedback counts on top of it."""
+
+    feature_views: dict[str, str]
+    """Feature view to the fingerprint of its definition, in the online store."""
+
     replica: str
     at: datetime
     probe_ms: float

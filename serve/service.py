@@ -6,22 +6,23 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
+from data.features import feature_fingerprints
+from data.online_store import OnlineStore
 from data.schema import (
     DECISION_ID,
     EVENT_ID,
     EVENT_TIME,
     EVENT_TYPE,
-    INGEST_TIME,
     ITEM_ID,
     USER_ID,
     VALUE,
 )
 from serve.batch import Batch, Call
-from serve.decisions import Answered, Decision, DecisionLog
+from serve.decisions import Answered, Decision, DecisionLog, StoreVersion
 from serve.graph import Graph, Outcome, StageUnavailableError
 from serve.problems import FieldError, Kind, ProblemError
 from serve.schemas import (
@@ -47,14 +48,6 @@ PROBE = Call(decision_id="probe", user_id="", count=1)
 """The health probe: a user that cannot exist, because an id is never empty."""
 
 
-class EventStore(Protocol):
-    """Where feedback goes."""
-
-    def append_events(self, events: pl.DataFrame) -> int:
-        """Store the events that are new by event_id, on the disk when this returns; how many were new."""
-        ...
-
-
 @dataclass(frozen=True)
 class Place:
     """Who answers."""
@@ -72,7 +65,7 @@ class Service:
         place: Place,
         variant: Variant,
         graph: Graph,
-        store: EventStore,
+        store: OnlineStore,
         decisions: DecisionLog,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -83,6 +76,7 @@ class Service:
         self._decisions = decisions
         self._clock = clock
         self._prompt_version = prompt_version()
+        self._feature_views = feature_fingerprints(variant.history_length)
 
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """Items for one user, and the decision log's entry for them."""
@@ -179,6 +173,8 @@ class Service:
             variant=self._variant.name,
             models=dict(self._variant.versions),
             data_set=self._place.data_set,
+            data_version=outcome.batch.data_version,
+            feature_views=self._feature_views,
             replica=self._place.replica,
             at=self._clock(),
             probe_ms=round((time.perf_counter() - start) * 1e3, 3),
@@ -226,7 +222,9 @@ class Service:
                 "recent_items": call.recent_items,
                 "explain": call.explain,
             },
+            store=self._store_version(batch),
             user_features=batch.users.row(0, named=True),
+            everything=batch.everything,
             candidates=_candidates(batch),
             answer=tuple(
                 Answered(item_id=item.item_id, score=item.score, explanation=item.explanation) for item in items
@@ -235,6 +233,11 @@ class Service:
             degraded=outcome.degraded,
             timings_ms=outcome.timings_ms,
         )
+
+    def _store_version(self, batch: Batch) -> StoreVersion | None:
+        if batch.data_version is None:
+            return None
+        return StoreVersion(data_version=batch.data_version, fingerprints=self._feature_views)
 
 
 def _candidates(batch: Batch) -> dict[str, list[Any]]:
@@ -248,7 +251,8 @@ def _candidates(batch: Batch) -> dict[str, list[Any]]:
 
 
 def _table(events: Sequence[FeedbackEvent], now: datetime) -> pl.DataFrame:
-    """Feedback as events of the schema. What a client's fast clock dates after `now` happened now."""
+    """Feedback as events of the schema; the store says when it knew of them. What a client's fast clock dates after
+    `now` happened now."""
     time_dtype = pl.Datetime("us", "UTC")
     return pl.DataFrame(
         {
@@ -258,7 +262,6 @@ def _table(events: Sequence[FeedbackEvent], now: datetime) -> pl.DataFrame:
             EVENT_TYPE: [event.event_type for event in events],
             VALUE: [event.value for event in events],
             EVENT_TIME: [min(event.event_time or now, now).astimezone(UTC) for event in events],
-            INGEST_TIME: [now] * len(events),
             DECISION_ID: [event.decision_id for event in events],
         },
         schema={
@@ -268,7 +271,6 @@ def _table(events: Sequence[FeedbackEvent], now: datetime) -> pl.DataFrame:
             EVENT_TYPE: pl.String,
             VALUE: pl.Float32,
             EVENT_TIME: time_dtype,
-            INGEST_TIME: time_dtype,
             DECISION_ID: pl.String,
         },
     )

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -24,18 +25,27 @@ from train.registry import champion_cards
 STOP_TIMEOUT_S = 30.0
 
 
-def require_servable(settings: Settings, config: AppConfig) -> Dataset:
-    """The data set to serve, after a look at everything that can be checked without Ray.
+@dataclass(frozen=True)
+class Servable:
+    """What can be served."""
+
+    dataset: Dataset
+    history_length: int
+    """Events of a user's history that the champion's features carry."""
+
+
+def require_servable(settings: Settings, config: AppConfig) -> Servable:
+    """What is to be served, after a look at everything that can be checked without Ray.
 
     Raises:
         TowerlineError: there is no such data set, it has no champion that fits this code, or the port is taken (which
             in a running cluster may be by Ray Serve itself, and is not looked at).
     """
     dataset = open_dataset(settings.home, config.dataset)
-    champion_cards(settings.tracking_uri, config.dataset)
+    cards = champion_cards(settings.tracking_uri, config.dataset)
     if not settings.ray_address and "RAY_ADDRESS" not in os.environ:
         require_free_port(settings)
-    return dataset
+    return Servable(dataset, cards["two-tower"].history_length)
 
 
 @contextmanager
@@ -54,11 +64,14 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
         raise TowerlineError(
             f"the application {NAME!r} already runs in this Ray cluster; ask that one, or stop the job that started it"
         )
-    dataset = require_servable(settings, config)
+    servable = require_servable(settings, config)
+    _require_shared_store(settings)
     started_here = not found.proxies
     if started_here:
         require_free_port(settings)
-    online_store(settings, config.dataset).publish(dataset)
+    store = online_store(settings, config.dataset, servable.history_length)
+    store.publish(servable.dataset)
+    store.close()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray.serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=logging_config())
@@ -69,6 +82,16 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
             stop_serve()
         else:
             ray.serve.delete(NAME)
+
+
+def _require_shared_store(settings: Settings) -> None:
+    """Raise TowerlineError if replicas on several nodes would each have an online store of their own."""
+    nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    if nodes > 1 and not settings.online_store:
+        raise TowerlineError(
+            f"this Ray cluster has {nodes} nodes, and the online store is SQLite in {settings.home}, which serves one; "
+            "set TOWERLINE_ONLINE_STORE to the Redis that all of them reach, redis://host:6379/0"
+        )
 
 
 def _deploy(settings: Settings, config: AppConfig) -> None:

@@ -161,6 +161,19 @@ def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, Mo
     return RetrievalModel.load(folder), card
 
 
+def require_stored_features(card: ModelCard, stored: Mapping[str, str]) -> None:
+    """Raise TowerlineError, naming both, unless an online store holds the feature views that a model was trained on.
+
+    `stored`: view to fingerprint, nothing if the store is empty.
+    """
+    how = f"`python -m jobs.serve_models --dataset {card.dataset}` publishes the data set with them"
+    if not stored:
+        raise TowerlineError(f"the online store of data set {card.dataset!r} is empty; {how}")
+    for view in feature_fingerprints(card.history_length):
+        if stored.get(view) != card.feature_fingerprints.get(view):
+            raise TowerlineError(f"{_trained_on(card, view)}, the online store holds {stored.get(view)}; {how}")
+
+
 def curve_of(history: Sequence[BaseModel]) -> list[dict[str, float]]:
     """The epochs of a training as flat numbers."""
     rows = [epoch.model_dump() for epoch in history]
@@ -232,7 +245,13 @@ def _require_same_features(card: ModelCard) -> None:
     for view, fingerprint in card.feature_fingerprints.items():
         if current.get(view) != fingerprint:
             raise TowerlineError(
-                f"the {card.kind} of data set {card.dataset!r} was trained on feature view {view!r} with fingerprint "
-                f"{fingerprint}, this code computes {current.get(view)}; train again, or serve with the code of "
-                f"commit {card.git_commit}"
+                f"{_trained_on(card, view)}, this code computes {current.get(view)}; train again, or serve with the "
+                f"code of commit {card.git_commit}"
             )
+
+
+def _trained_on(card: ModelCard, view: str) -> str:
+    return (
+        f"the {card.kind} of data set {card.dataset!r} was trained on feature view {view!r} with fingerprint "
+        f"{card.feature_fingerprints.get(view)}"
+    )

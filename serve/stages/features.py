@@ -1,106 +1,74 @@
-"""Reads the user's features as of now, through the same functions that computed them for training."""
+"""Reads the user's features as of now, through the same code that computed them for training."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from datetime import datetime
 
 import polars as pl
 
-from data.features import NEVER, TIME, user_features_at
-from data.schema import (
-    ATTRIBUTES,
-    EVENT_TIME,
-    INGEST_TIME,
-    ITEM_EVENT_COUNT,
-    ITEM_ID,
-    ITEM_SUM_VALUE,
-    SOURCE_ROW,
-    USER_ATTRIBUTES,
-    USER_ID,
-    VALUE,
-)
+from data.brought import BROUGHT_ITEMS, BROUGHT_VALUE, brought_events
+from data.features import ALL_MEAN_VALUE, TIME
+from data.online_store import OnlineStore
+from data.schema import EVENT_TIME, USER_ATTRIBUTES, USER_EVENT_COUNT, USER_ID, USER_MEAN_VALUE
+from data.views import EVERYTHING, USER
 from serve.batch import Batch
-from serve.variant import Variant
+from serve.variant import Catalogue
 from train.vocabulary import UNKNOWN
 
-_KEY = "_request"
-_READ = (USER_ID, ITEM_ID, VALUE, EVENT_TIME, INGEST_TIME, SOURCE_ROW)
-
-
-class UserStore(Protocol):
-    """What the stage reads."""
-
-    def user_events(self, user_ids: Sequence[str]) -> pl.DataFrame:
-        """All events of these users, in the total order."""
-        ...
-
-    def user_attributes(self, user_ids: Sequence[str]) -> pl.DataFrame:
-        """user_id and attributes of those of these users that have some."""
-        ...
-
-    def item_aggregates(self) -> pl.DataFrame:
-        """item_event_count and item_sum_value of every item with an event."""
-        ...
+TOKENS = pl.List(pl.String)
 
 
 class Features:
     """User features of a batch, one row per request."""
 
-    def __init__(self, variant: Variant, store: UserStore) -> None:
-        self._variant = variant
+    def __init__(self, catalogue: Catalogue, store: OnlineStore) -> None:
+        self._catalogue = catalogue
         self._store = store
 
     def run(self, batch: Batch) -> Batch:
-        """Fill in `users`, `known` and `seen`. A user nobody knows has an empty history."""
+        """Fill in `data_version`, `users`, `everything`, `known` and `seen`. A user nobody knows has no history."""
+        data_version = self._store.published_version()
         asked = [call.user_id for call in batch.calls]
-        distinct = list(dict.fromkeys(asked))
-        events = self._store.user_events(distinct).select(_READ).filter(pl.col(EVENT_TIME) <= batch.at)
-        attributes = self._store.user_attributes(distinct).select(USER_ID, ATTRIBUTES)
-        keys = [str(row) for row in range(len(batch))]
-        requests = pl.DataFrame({_KEY: keys, USER_ID: asked}, schema={_KEY: pl.String, USER_ID: pl.String})
-        per_request = requests.join(events, on=USER_ID, how="inner", maintain_order="left_right")
-        history = pl.concat([_by_request(per_request), self._recent(batch, per_request)])
-        windows = user_features_at(history, keys, batch.at, self._variant.history_length)
-        users = windows.with_columns(
-            pl.Series(USER_ID, asked, dtype=pl.String), pl.lit(batch.at).cast(TIME).alias(EVENT_TIME)
-        ).join(attributes.rename({ATTRIBUTES: USER_ATTRIBUTES}), on=USER_ID, how="left", maintain_order="left")
-        stored = {*events[USER_ID], *attributes[USER_ID]}
+        (everything,) = self._store.read(EVERYTHING, [""], batch.at).drop("known").rows(named=True)
+        stored = self._store.read(USER, asked, batch.at)
+        brought = [self._in_catalogue(call.recent_items) for call in batch.calls]
+        values = _values(stored, everything[ALL_MEAN_VALUE])
+        users = self._with_brought(stored, brought, values, batch.at)
+        attributes = dict(self._store.user_attributes(asked).iter_rows())
+        seen = self._store.seen_items(asked)
         return dataclasses.replace(
             batch,
-            users=users.with_columns(pl.col(USER_ATTRIBUTES).fill_null(pl.lit([], dtype=pl.List(pl.String)))),
-            known=tuple(user in stored for user in asked),
-            seen=_seen(history, keys),
+            data_version=data_version,
+            users=users.drop("known").with_columns(
+                pl.Series(EVENT_TIME, [batch.at] * len(batch), dtype=TIME),
+                pl.Series(USER_ATTRIBUTES, [attributes.get(user, []) for user in asked], dtype=TOKENS),
+                pl.Series(BROUGHT_ITEMS, brought, dtype=TOKENS),
+                pl.Series(BROUGHT_VALUE, values, dtype=pl.Float32),
+            ),
+            everything=everything,
+            known=tuple(
+                known or user in attributes for known, user in zip(stored.get_column("known"), asked, strict=True)
+            ),
+            seen=tuple(met.union(own) for met, own in zip(seen, brought, strict=True)),
         )
 
-    def _recent(self, batch: Batch, per_request: pl.DataFrame) -> pl.DataFrame:
-        """The recent items that requests bring along, as events of this moment.
+    def _in_catalogue(self, items: tuple[str, ...]) -> list[str]:
+        return [item for item in items if self._catalogue.code(item) != UNKNOWN]
 
-        How well they were liked is not known, so each has the mean value of the user's events, or of all events.
-        """
-        means = dict(per_request.group_by(_KEY).agg(pl.col(VALUE).mean()).iter_rows())
-        brought = [
-            (str(row), item)
-            for row, call in enumerate(batch.calls)
-            for item in call.recent_items
-            if self._variant.catalogue.code(item) != UNKNOWN
-        ]
-        default = self._mean_value() if any(key not in means for key, _ in brought) else 0.0
-        rows = [
-            (key, item, means.get(key, default), batch.at, batch.at, NEVER - len(brought) + place)
-            for place, (key, item) in enumerate(brought)
-        ]
-        return pl.DataFrame(rows, schema=_by_request(per_request).schema, orient="row")
-
-    def _mean_value(self) -> float:
-        items = self._store.item_aggregates()
-        return float(items[ITEM_SUM_VALUE].sum()) / max(int(items[ITEM_EVENT_COUNT].sum()), 1)
+    def _with_brought(
+        self, stored: pl.DataFrame, brought: list[list[str]], values: list[float], at: datetime
+    ) -> pl.DataFrame:
+        """The features where requests brought items along, which are events of this moment."""
+        extra = {
+            row: brought_events(stored.item(row, USER_ID), items, values[row], at)
+            for row, items in enumerate(brought)
+            if items
+        }
+        if not extra:
+            return stored
+        return self._store.read(USER, stored.get_column(USER_ID).to_list(), at, extra=extra)
 
 
-def _by_request(per_request: pl.DataFrame) -> pl.DataFrame:
-    """The events with the request in the user's place: two requests of one user are two histories."""
-    return per_request.drop(USER_ID).rename({_KEY: USER_ID}).select(_READ)
-
-
-def _seen(history: pl.DataFrame, keys: Sequence[str]) -> tuple[frozenset[str], ...]:
-    items = {str(key): frozenset(items) for key, items in history.group_by(USER_ID).agg(ITEM_ID).iter_rows()}
-    return tuple(items.get(key, frozenset()) for key in keys)
+def _values(users: pl.DataFrame, mean_of_all: float) -> list[float]:
+    """The value of brought items: how well they were liked is not known, so it is the user's mean, or everybody's."""
+    counts, means = users.get_column(USER_EVENT_COUNT), users.get_column(USER_MEAN_VALUE)
+    return [mean if count else mean_of_all for count, mean in zip(counts, means, strict=True)]

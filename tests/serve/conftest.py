@@ -22,8 +22,8 @@ from fastapi import FastAPI
 from cluster.settings import Settings
 from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
-from data.features import feature_fingerprints, with_sequence
-from data.online_store import OnlineStore
+from data.features import feature_fingerprints, views, with_sequence
+from data.online_store import OnlineStore, open_online_store
 from serve.batch import Batch, Stage
 from serve.decisions import DecisionLog
 from serve.graph import Graph, GraphConfig, StageName, StageUnavailableError
@@ -172,9 +172,20 @@ def shop_variant(shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: Ra
 @pytest.fixture(scope="session")
 def shop_store(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> OnlineStore:
     """A store to read; tests that write make their own."""
-    store = OnlineStore(tmp_path_factory.mktemp("store") / "shop.db")
+    return published(shop, tmp_path_factory.mktemp("store"))
+
+
+def published(shop: Dataset, home: Path) -> OnlineStore:
+    """A store of its own that the shop is published to."""
+    store = open_online_store(Settings(home=home), "shop", views(HISTORY))
     store.publish(shop)
     return store
+
+
+@pytest.fixture
+def own_store(shop: Dataset, tmp_path: Path) -> OnlineStore:
+    """A store to write to."""
+    return published(shop, tmp_path)
 
 
 @pytest.fixture(params=ODD_ITEMS)
@@ -191,7 +202,7 @@ def make_stages(shop_variant: Variant) -> Callable[[OnlineStore], dict[StageName
     def make(store: OnlineStore) -> dict[StageName, Stage]:
         config = GraphConfig()
         return {
-            "features": Features(shop_variant, store),
+            "features": Features(shop_variant.catalogue, store),
             "retrieval": Retrieval(shop_variant, config.candidates),
             "filter": Filter(shop_variant.catalogue, config.candidates),
             "ranking": Ranking(shop_variant, store),
@@ -288,9 +299,7 @@ def decisions_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> OnlineStore:
-    store = OnlineStore(tmp_path_factory.mktemp("store") / "shop.db")
-    store.publish(shop)
-    return store
+    return published(shop, tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -304,12 +313,12 @@ def client(
         store=store,
         decisions=DecisionLog(decisions_folder, "replica-1"),
     )
-    with _listening(build_http(service)) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with listening(build_http(service)) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
 
 @contextmanager
-def _listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI) -> Iterator[str]:
     """`app` on a free port, in a thread of this process, until the block ends."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)

@@ -11,9 +11,12 @@ import jsonschema
 import polars as pl
 import pytest
 
+from data.dataset import Dataset
+from data.features import feature_fingerprints
 from data.online_store import OnlineStore
 from serve.decisions import read_decisions
 from serve.variant import Variant
+from tests.serve.conftest import HISTORY
 
 
 def ask(client: httpx.Client, **body: object) -> dict[str, Any]:
@@ -21,6 +24,10 @@ def ask(client: httpx.Client, **body: object) -> dict[str, Any]:
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
+
+
+def appended(store: OnlineStore, user: str) -> pl.DataFrame:
+    return store.appended_events().filter(pl.col("user_id") == user)
 
 
 def test_a_known_user_gets_unseen_items_best_first(client: httpx.Client, shop_events: pl.DataFrame) -> None:
@@ -114,7 +121,7 @@ def test_feedback_is_stored_and_counts_from_then_on(client: httpx.Client, store:
     }
     response = client.post("/v1/feedback", json={"events": [event]})
     assert response.json() == {"stored": 1, "duplicates": 0, "event_ids": ["feedback/1"]}
-    stored = store.user_events(["newcomer"])
+    stored = appended(store, "newcomer")
     assert stored.select("event_id", "item_id", "event_type", "value", "decision_id").rows() == [
         ("feedback/1", liked, "buy", 5.0, first["decision_id"])
     ]
@@ -127,7 +134,7 @@ def test_feedback_of_a_fast_clock_happened_now(client: httpx.Client, store: Onli
     soon = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
     event = {"user_id": "fast", "item_id": "item-1", "event_time": soon}
     assert client.post("/v1/feedback", json={"events": [event]}).json()["stored"] == 1
-    assert store.user_events(["fast"])["event_time"][0] <= datetime.now(UTC)
+    assert appended(store, "fast")["event_time"][0] <= datetime.now(UTC)
     assert ask(client, user_id="fast")["known_user"] is True
 
 
@@ -136,7 +143,7 @@ def test_feedback_sent_twice_is_stored_once(client: httpx.Client, store: OnlineS
     assert client.post("/v1/feedback", json={"events": [event]}).json()["stored"] == 1
     again = client.post("/v1/feedback", json={"events": [event, event]})
     assert again.json() == {"stored": 0, "duplicates": 2, "event_ids": ["once", "once"]}
-    assert store.user_events(["twice"])["event_time"].to_list() == [datetime(2024, 5, 2, 8, tzinfo=UTC)]
+    assert appended(store, "twice")["event_time"].to_list() == [datetime(2024, 5, 2, 8, tzinfo=UTC)]
 
 
 def test_many_events_of_any_ids_are_stored(client: httpx.Client, store: OnlineStore, odd_item: str) -> None:
@@ -145,21 +152,25 @@ def test_many_events_of_any_ids_are_stored(client: httpx.Client, store: OnlineSt
     response = client.post("/v1/feedback", json={"events": events})
     assert response.json()["stored"] == 3
     assert len(set(response.json()["event_ids"])) == 3
-    assert sorted(store.user_events([user])["item_id"]) == sorted([odd_item, "never in the catalogue", odd_item])
+    assert sorted(appended(store, user)["item_id"]) == sorted([odd_item, "never in the catalogue", odd_item])
     assert odd_item not in [item["item_id"] for item in ask(client, user_id=user, count=100)["items"]]
 
 
-def test_health_asks_the_model(client: httpx.Client) -> None:
+def test_health_asks_the_model(client: httpx.Client, shop: Dataset) -> None:
     answer = client.get("/healthz").json()
     assert answer["status"] == "ok"
     assert answer["data_set"] == "shop"
     assert answer["replica"] == "replica-1"
     assert answer["models"] == {"two-tower": "1", "ranker": "1"}
+    assert answer["data_version"] == shop.manifest.data_version
+    assert answer["feature_views"] == feature_fingerprints(HISTORY)
     assert answer["probe_ms"] > 0
     assert answer["decision_log"]["dropped"] == 0
 
 
-def test_the_decision_log_tells_how_the_answer_came_about(client: httpx.Client, decisions_folder: Path) -> None:
+def test_the_decision_log_tells_how_the_answer_came_about(
+    client: httpx.Client, decisions_folder: Path, shop: Dataset
+) -> None:
     answer = ask(client, user_id="user 5", count=4, recent_items=["item-3"])
     similar = client.get("/v1/items/item-5/similar?count=2").json()
     logged = {each.decision_id: each for each in _logged(client, decisions_folder)}
@@ -175,7 +186,12 @@ def test_the_decision_log_tells_how_the_answer_came_about(client: httpx.Client, 
         decision.candidates
     )
     assert len(set(map(len, decision.candidates.values()))) == 1
+    assert decision.store is not None
+    assert decision.store.data_version == shop.manifest.data_version
+    assert decision.store.fingerprints == feature_fingerprints(HISTORY)
     assert decision.user_features["history_items"][-1] == "item-3"
+    assert decision.user_features["brought_items"] == ["item-3"]
+    assert decision.everything["counted_events"] >= shop.manifest.events
     assert decision.user_features["user_attributes"] == ["age=5"]
     assert decision.timings_ms == answer["timings_ms"]
     assert decision.replica == "replica-1"

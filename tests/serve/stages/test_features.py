@@ -7,45 +7,39 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from data.dataset import Dataset
-from data.features import USER_WINDOW_COLUMNS, user_windows, with_sequence
+from data.brought import brought_events
+from data.dataset import Dataset, write_dataset
+from data.features import NEVER, TIME, user_activity
 from data.online_store import OnlineStore
+from data.point_in_time import features_of
 from serve.batch import Batch, Call
 from serve.stages.features import Features
 from serve.variant import Variant
+from tests.serve.conftest import HISTORY, USERS, published
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
 
 @pytest.fixture
 def features(shop_variant: Variant, shop_store: OnlineStore) -> Features:
-    return Features(shop_variant, shop_store)
+    return Features(shop_variant.catalogue, shop_store)
 
 
 def batch(*calls: Call, at: datetime = NOW) -> Batch:
     return Batch(calls, at)
 
 
-def test_online_equals_the_batch_at_the_moment_of_every_event(
-    features: Features, shop: Dataset, shop_variant: Variant
-) -> None:
-    """The last of the events that share a time is the one that has seen all before it; compare there."""
-    windows = user_windows(with_sequence(shop.events()), shop_variant.history_length)
-    for moment in windows["event_time"].unique().to_list()[::7]:
-        users = windows.filter(pl.col("event_time") < moment)["user_id"].unique(maintain_order=True).to_list()
-        rows = features.run(batch(*(Call("d", user, 5) for user in users), at=moment)).users
-        later = windows.filter(pl.col("event_time") >= moment).unique("user_id", keep="first", maintain_order=True)
-        at_once = later.filter(pl.col("event_time") == moment)
-        alone = at_once.join(windows.filter(pl.col("event_time") == moment).group_by("user_id").len(), on="user_id")
-        offline = alone.filter(pl.col("len") == 1).select("user_id", *USER_WINDOW_COLUMNS)
-        online = offline.select("user_id").join(rows.select("user_id", *USER_WINDOW_COLUMNS), on="user_id", how="left")
-        # Online at that very moment the event itself has been stored: take the moment just before it.
-        before = features.run(
-            batch(*(Call("d", user, 5) for user in offline["user_id"]), at=moment - timedelta(microseconds=1))
-        ).users
-        columns = [name for name in USER_WINDOW_COLUMNS if name != "user_seconds_since_last"]
-        assert_frame_equal(before.select("user_id", *columns), offline.select("user_id", *columns))
-        assert online.height == offline.height
+def test_online_equals_the_batch(features: Features, shop: Dataset) -> None:
+    """At moments after the last event, when one window after another empties."""
+    for age in (timedelta(), timedelta(minutes=61), timedelta(days=2), timedelta(days=40)):
+        moment = shop.manifest.last_event_time + age
+        users = [*USERS, "nobody"]
+        online = features.run(batch(*(Call("d", user, 5) for user in users), at=moment)).users
+        keys = pl.DataFrame({"user_id": users}).with_columns(
+            pl.lit(moment).cast(TIME).alias("event_time"), pl.lit(NEVER).alias("source_row")
+        )
+        offline = features_of([user_activity(HISTORY)], shop.events(), keys).drop("event_time", "source_row")
+        assert_frame_equal(online.select(offline.columns), offline)
 
 
 def test_a_user_nobody_knows_has_an_empty_history(features: Features) -> None:
@@ -57,13 +51,20 @@ def test_a_user_nobody_knows_has_an_empty_history(features: Features) -> None:
     assert done.seen == (frozenset(),)
 
 
-def test_a_user_known_by_attributes_alone_is_known(features: Features, shop_store: OnlineStore, tmp_path: Path) -> None:
-    store = OnlineStore(tmp_path / "s.db")
-    assert store.user_attributes(["user 1"]).is_empty()
-    done = features.run(batch(Call("d", "user 1", 5), at=datetime(2000, 1, 1, tzinfo=UTC)))
-    assert shop_store.user_attributes(["user 1"]).height == 1
+def test_a_user_known_by_attributes_alone_is_known(shop: Dataset, shop_variant: Variant, tmp_path: Path) -> None:
+    described = pl.DataFrame({"user_id": ["quiet"], "attributes": [["age=9"]]})
+    with_quiet = write_dataset(
+        tmp_path,
+        "shop",
+        events=shop.events(),
+        items=shop.items(),
+        users=pl.concat([shop.users(), described]),
+        quarantine=shop.quarantine(),
+        source="made up",
+    )
+    done = Features(shop_variant.catalogue, published(with_quiet, tmp_path)).run(batch(Call("d", "quiet", 5)))
     assert done.known == (True,)
-    assert done.users["user_attributes"].to_list() == [["age=1"]]
+    assert done.users["user_attributes"].to_list() == [["age=9"]]
     assert done.users["user_event_count"].to_list() == [0]
 
 
@@ -89,12 +90,32 @@ def test_recent_items_count_as_liked_as_the_user_likes_things(features: Features
     assert 1 <= new["history_values"].list.last().to_list()[0] <= 5
 
 
-def test_what_happens_later_is_not_seen(features: Features, shop: Dataset) -> None:
-    moment = shop.events().filter(pl.col("user_id") == "user 4")["event_time"].sort()[5]
-    done = features.run(batch(Call("d", "user 4", 5), at=moment))
-    earlier = shop.events().filter((pl.col("user_id") == "user 4") & (pl.col("event_time") <= moment))
-    assert done.users["user_event_count"].to_list() == [earlier.height]
-    assert done.seen == (frozenset(earlier["item_id"]),)
+def test_recent_items_are_events_of_this_moment(features: Features, shop: Dataset) -> None:
+    """What the request brings along goes through the code that events go through."""
+    done = features.run(batch(Call("a", "user 2", 5, ("item-1", "item-2", "unknown item"))))
+    (value,) = done.users["brought_value"]
+    assert done.users["brought_items"].to_list() == [["item-1", "item-2"]]
+    brought = brought_events("user 2", ["item-1", "item-2"], value, NOW)
+    keys = pl.DataFrame({"user_id": ["user 2"]}).with_columns(
+        pl.lit(NOW).cast(TIME).alias("event_time"), pl.lit(NEVER).alias("source_row")
+    )
+    events = pl.concat([shop.events().select(brought.columns), brought])
+    offline = features_of([user_activity(HISTORY)], events, keys).drop("event_time", "source_row")
+    assert_frame_equal(done.users.select(offline.columns), offline)
+    assert {"item-1", "item-2"} < done.seen[0]
+
+
+def test_feedback_counts_at_once(shop_variant: Variant, own_store: OnlineStore, shop: Dataset) -> None:
+    features = Features(shop_variant.catalogue, own_store)
+    before = features.run(batch(Call("a", "user 2", 5)))
+    event = shop.events()[:1].select(pl.exclude("source_row", "split", "ingest_time"))
+    event = event.with_columns(event_id=pl.lit("new"), user_id=pl.lit("user 2"), event_time=pl.lit(NOW).cast(TIME))
+    assert own_store.append_events(event) == 1
+    after = features.run(batch(Call("a", "user 2", 5), at=datetime.now(UTC)))
+    (count,) = before.users["user_event_count"]
+    assert after.users["user_event_count"].to_list() == [count + 1]
+    assert after.users["known_until"][0] > before.users["known_until"][0]
+    assert after.everything["counted_events"] == before.everything["counted_events"] + 1
 
 
 def test_a_batch_is_its_requests_one_by_one(features: Features) -> None:

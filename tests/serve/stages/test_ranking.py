@@ -1,20 +1,22 @@
 """Retrieval, filter and ranking over the real models: order, ties, and nothing seen comes back."""
 
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from data.dataset import Dataset
-from data.features import ITEM_FEATURE_COLUMNS
+from data.features import ITEM_FEATURE_COLUMNS, ITEM_FEATURES, ITEM_POPULARITY, NEVER, TIME, with_item_share
 from data.online_store import OnlineStore
+from data.point_in_time import features_of
 from serve.batch import Batch, Call, Stage
 from serve.graph import RANKED, StageName, run_stages
 from serve.stages.filter import Filter
-from serve.stages.ranking import Ranking
+from serve.stages.ranking import NO_ITEM, Ranking
 from serve.stages.retrieval import Retrieval
 from serve.variant import Variant
 from train.models.ranking import RankingModel
@@ -24,10 +26,10 @@ from train.vocabulary import UNKNOWN
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
 
-def through(stages: dict[StageName, Stage], last: StageName, *calls: Call) -> Batch:
+def through(stages: dict[StageName, Stage], last: StageName, *calls: Call, at: datetime = NOW) -> Batch:
     """A batch after the stages up to `last`."""
     names = RANKED[: RANKED.index(last) + 1]
-    return run_stages([(name, stages[name]) for name in names], Batch(calls, NOW))
+    return run_stages([(name, stages[name]) for name in names], Batch(calls, at))
 
 
 def test_retrieval_finds_enough_for_the_filter(shop_variant: Variant, shop_stages: dict[StageName, Stage]) -> None:
@@ -65,22 +67,19 @@ def test_ranking_sorts_and_carries_everything_along(
         )
     assert not np.array_equal(done.codes_BK, before.codes_BK)
     ids = [shop_variant.catalogue.item_id(code) for code in done.codes_BK[done.codes_BK != UNKNOWN]]
-    assert done.item_features.filter(pl.col("item_id").is_not_null())["item_id"].to_list() == ids
+    assert done.item_features.filter(pl.col("item_id") != NO_ITEM)["item_id"].to_list() == ids
 
 
-def test_item_features_are_those_of_the_events(shop_stages: dict[StageName, Stage], shop_store: OnlineStore) -> None:
+def test_item_features_are_those_of_the_events(shop_stages: dict[StageName, Stage], shop: Dataset) -> None:
     done = through(shop_stages, "ranking", Call("a", "nobody", 5))
-    aggregates = {row["item_id"]: row for row in shop_store.item_aggregates().iter_rows(named=True)}
-    total = sum(row["item_event_count"] for row in aggregates.values())
-    for row in done.item_features.drop_nulls("item_id").iter_rows(named=True):
-        expected = aggregates.get(row["item_id"])
-        if expected is None:
-            assert row["item_event_count"] == row["item_mean_value"] == row["item_seconds_since_last"] == 0
-            continue
-        assert row["item_event_count"] == expected["item_event_count"]
-        assert row["item_share"] == pytest.approx(expected["item_event_count"] / total)
-        assert row["item_mean_value"] == pytest.approx(expected["item_sum_value"] / expected["item_event_count"])
-        assert row["item_seconds_since_last"] == (NOW - expected["item_last_time"]).total_seconds()
+    online = done.item_features.filter(pl.col("item_id") != NO_ITEM)
+    keys = online.select("item_id").with_columns(
+        pl.lit(NOW).cast(TIME).alias("event_time"), pl.lit(NEVER).alias("source_row")
+    )
+    counted = pl.lit(shop.manifest.events).alias("counted_events")
+    offline = with_item_share(features_of([ITEM_POPULARITY], shop.events(), keys).with_columns(counted))
+    assert_frame_equal(online.select(ITEM_FEATURES), offline.select(ITEM_FEATURES))
+    assert online["item_event_count"].max() > 1
 
 
 def test_ties_go_to_the_smaller_code_and_empty_slots_last(
@@ -110,16 +109,24 @@ def test_an_answer_does_not_depend_on_who_else_waits(shop_stages: dict[StageName
 
 
 def test_an_event_of_a_clock_that_is_ahead_counts_as_now(
-    make_stages: Callable[[OnlineStore], dict[StageName, Stage]], shop: Dataset, tmp_path: Path
+    make_stages: Callable[[OnlineStore], dict[StageName, Stage]], shop: Dataset, own_store: OnlineStore
 ) -> None:
-    store = OnlineStore(tmp_path / "store.db")
-    store.publish(shop)
-    event = shop.events()[:1].with_columns(event_id=pl.lit("new"), event_time=pl.lit(NOW + timedelta(minutes=1)))
-    store.append_events(event.cast({"event_time": pl.Datetime("us", "UTC")}))
-    done = through(make_stages(store), "ranking", Call("a", "nobody", 5))
+    event = shop.events()[:1].select(pl.exclude("source_row", "split", "ingest_time"))
+    now = datetime.now(UTC)
+    ahead = pl.lit(now + timedelta(minutes=1)).cast(TIME)
+    own_store.append_events(event.with_columns(event_id=pl.lit("new"), event_time=ahead))
+    done = through(make_stages(own_store), "ranking", Call("a", "nobody", 5), at=now)
     row = done.item_features.filter(pl.col("item_id") == event["item_id"][0])
     assert row["item_seconds_since_last"].to_list() == [0.0]
     assert np.isfinite(done.scores_BK[done.codes_BK != UNKNOWN]).all()
+
+
+def test_a_version_published_between_two_reads_is_noticed(shop_stages: dict[StageName, Stage], shop: Dataset) -> None:
+    done = through(shop_stages, "filter", Call("a", "nobody", 5))
+    assert done.data_version == shop.manifest.data_version
+    assert shop_stages["ranking"].run(done).data_version == shop.manifest.data_version
+    older = dataclasses.replace(done, data_version="older")
+    assert shop_stages["ranking"].run(older).data_version is None
 
 
 def test_the_graph_answers_as_the_models_alone_do(
@@ -133,7 +140,7 @@ def test_the_graph_answers_as_the_models_alone_do(
     exclude = [np.array([shop_variant.catalogue.code(item) for item in seen], np.int64) for seen in done.seen]
     codes_BK, scores_BK = shop_retrieval.index.search(shop_retrieval.encode_users(done.users), 100, exclude)
     features = {row["item_id"]: row for row in done.item_features.iter_rows(named=True)}
-    ids = [[shop_variant.catalogue.item_id(code) if code else None for code in codes] for codes in codes_BK.tolist()]
+    ids = [[shop_variant.catalogue.item_id(code) if code else NO_ITEM for code in codes] for codes in codes_BK.tolist()]
     features_BKF = np.array(
         [[[features[item][name] for name in ITEM_FEATURE_COLUMNS] for item in row] for row in ids], np.float32
     )
