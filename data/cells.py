@@ -74,15 +74,17 @@ class Ratios:
         self._has_below = np.array([each.below is not None for each in ratios], dtype=np.bool_)
         self._scale = np.array([each.scale for each in ratios], dtype=np.float64)
         self._default = np.array([each.default for each in ratios], dtype=np.float64)
+        self._has_default = bool(self._default[self._has_below].any())
 
     def finish(self, cells: Cells) -> npt.NDArray[np.float64]:
         """The features (rows, ratios) of rows of cells, float64."""
-        numerators = cells.take(self._above, axis=1) * self._scale
-        if not self._has_below.any():
-            return numerators
-        denominators = np.where(self._has_below, cells.take(self._below, axis=1), 1)
-        finished: npt.NDArray[np.float64] = numerators / np.maximum(denominators, 1)
-        return np.where(denominators > 0, finished, self._default)
+        finished: npt.NDArray[np.float64] = cells.take(self._above, axis=1) * self._scale
+        if self._has_below.any():
+            below = cells.take(self._below, axis=1)
+            np.divide(finished, np.maximum(below, 1), out=finished, where=self._has_below)
+            if self._has_default:
+                np.copyto(finished, self._default, where=self._has_below & (below <= 0))
+        return finished
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class EntityStates:
         """The scalar features (values, `scalar_features`) as of a moment; defaults where there is no value."""
         if not values:
             return np.empty((0, len(self.scalar_features)))
-        return self._reader.numbers(self._packed(values), _micros(at))
+        return self._reader.numbers([value or self._nothing for value in values], _micros(at))
 
     def frame(self, values: Sequence[bytes | None], at: datetime) -> pl.DataFrame:
         """All features in their own types, `known` and `known_until`, as of a moment."""

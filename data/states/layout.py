@@ -129,7 +129,7 @@ class StateLayout:
             Counted(view, column, max(used, key=self.windows.index)) for (view, column), used in windows.items()
         )
 
-    @property
+    @cached_property
     def inputs(self) -> int:
         """Columns of the tiles."""
         return len(self.summed) + len(self.counted)
@@ -197,12 +197,12 @@ class StateLayout:
         """Place of the newest event of the first view."""
         return HEADER_WORDS
 
-    @property
+    @cached_property
     def decayed_at(self) -> int:
         """Place of the first recency-weighted sum."""
         return HEADER_WORDS + 2 * len(self.views)
 
-    @property
+    @cached_property
     def latest_at(self) -> int:
         """Place of the first latest number."""
         return self.decayed_at + len(self.decayed)

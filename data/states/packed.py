@@ -24,8 +24,8 @@ class Packed:
         ends = np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values))) >> 3
         self.begins: Words = np.concatenate([[0], ends[:-1]])
         self.heads: Words = self.words.take(self.begins[:, None] + np.arange(layout.head_words))
-        if (self.heads[:, LAYOUT] != layout.identity).any():
-            raise TowerlineError("states in the online store were made from other feature definitions; publish again")
+        for identity in set(self.heads[:, LAYOUT].tolist()):
+            require_layout(layout, identity)
 
     @property
     def tiles(self) -> Words:
@@ -77,6 +77,12 @@ class Packed:
 
     def _floats(self, begin: int, end: int) -> Floats:
         return np.ascontiguousarray(self.heads[:, begin:end]).view(np.float64)
+
+
+def require_layout(layout: StateLayout, identity: int) -> None:
+    """Raises TowerlineError for a state that was packed for other definitions."""
+    if identity != layout.identity:
+        raise TowerlineError("states in the online store were made from other feature definitions; publish again")
 
 
 def assemble(layout: StateLayout, heads: Words, tiles: Tiles, totals: Words) -> tuple[Words, list[int]]:

@@ -1,5 +1,6 @@
 """Features as of a moment, finished from packed values: all entities of a read at once."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -10,12 +11,15 @@ import polars as pl
 import pyarrow as pa
 
 from data.aggregations import LastN, Latest
-from data.states.layout import MICROSECOND, MINUTE_US, NEVER_US, Recents, StateLayout, Words
-from data.states.packed import Floats, Packed
+from data.states.layout import CLOCK, LAYOUT, MICROSECOND, MINUTE_US, NEVER_US, TILES, Recents, StateLayout, Words
+from data.states.packed import Floats, Packed, require_layout
 from data.states.recents import Unpacker, kinds
 
-ONE_BY_ONE = 4
-"""Up to so many entities are searched one by one, more of them together."""
+_ONE_BY_ONE = 30
+"""More entities than that are searched faster together."""
+
+_LONGEST_AGE_US = -NEVER_US // 2
+"""An age beyond it is that of no event."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -25,30 +29,37 @@ class Reader:
 
     def __init__(self, layout: StateLayout) -> None:
         self._layout = layout
-        finite = layout.finite
-        self._lengths = np.array([window.length_us for window in finite], dtype=np.int64)
-        self._hops = np.array([window.hop_us for window in finite], dtype=np.int64)
-        self._hop_minutes = self._hops // MINUTE_US
         self._inputs = np.arange(layout.inputs)
         self._ttls = np.array([_ttl_us(view.ttl) for view in layout.views], dtype=np.int64)
+        self._longest = [min(ttl, _LONGEST_AGE_US) for ttl in self._ttls.tolist()]
+        self._begins = (NEVER_US, np.empty(0, dtype=np.int64))
         numbers = layout.numbers
         self._views = np.array([view for view, _ in numbers], dtype=np.int64)
         defaults: list[Any] = [layout.views[view].features[feature].default for view, feature in numbers]
         self._defaults = np.array([np.nan if each is None else float(each) for each in defaults])
         self._since = np.array([view for view, _ in layout.since], dtype=np.int64)
         self._decayed = np.array([each.view for each in layout.decayed], dtype=np.int64)
+        self._others = len(numbers) > len(layout.ratios)
         self._half_lives = np.array([each.half_life_us for each in layout.decayed], dtype=np.float64)
 
-    def numbers(self, packed: Packed, at_us: int) -> Floats:
-        """(entities, `layout.numbers`) as of a moment, or as of each state's clock if that is later."""
-        moments = np.maximum(packed.clocks, at_us)[:, None]
-        ages = moments - packed.newest[:, :, 0]
-        parts = [self._layout.finishing.finish(self._cells(packed, moments))] if self._layout.ratios else []
-        if len(self._since):
+    def numbers(self, values: Sequence[bytes], at_us: int) -> Floats:
+        """(values, `layout.numbers`) as of a moment, or as of each state's clock if that is later."""
+        if len(values) == 1:
+            finished = self._one(values[0], at_us)
+            if finished is not None:
+                return finished
+        return self.numbers_of(Packed(self._layout, values), at_us)
+
+    def numbers_of(self, packed: Packed, at_us: int) -> Floats:
+        """As `numbers`, of values that are unpacked already."""
+        layout = self._layout
+        ages = np.maximum(packed.clocks, at_us)[:, None] - packed.newest[:, :, 0]
+        parts = [layout.finishing.finish(self._cells(packed, at_us))]
+        if layout.since:
             parts.append(ages.take(self._since, axis=1) / 1e6)
-        if len(self._decayed):
+        if layout.decayed:
             parts.append(packed.decayed * np.exp2(-ages.take(self._decayed, axis=1) / self._half_lives))
-        if self._layout.latest:
+        if layout.latest:
             parts.append(packed.latest)
         finished = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         is_known = self._is_known(packed, ages)
@@ -56,16 +67,49 @@ class Reader:
             return finished
         return np.where(is_known.take(self._views, axis=1), finished, self._defaults)
 
+    def _one(self, value: bytes, at_us: int) -> Floats | None:
+        """The features of one entity by the fewest steps; None if a view of it is unknown."""
+        layout = self._layout
+        words = np.frombuffer(value, dtype=np.int64)
+        head = words[: layout.decayed_at].tolist()
+        require_layout(layout, head[LAYOUT])
+        moment = max(at_us, head[CLOCK])
+        ages = [moment - time for time in head[layout.newest_at :: 2]]
+        if any(age > longest for age, longest in zip(ages, self._longest, strict=True)):
+            return None
+        begin, tiles, inputs = layout.head_words, head[TILES], layout.inputs
+        sums = words[begin + tiles : begin + tiles + (tiles + 1) * inputs].reshape(-1, inputs)
+        first_live = words[begin : begin + tiles].searchsorted(self._begins_at(moment))
+        finished = layout.finishing.finish(sums.take(first_live, axis=0).reshape(1, -1))
+        if not self._others:
+            return finished
+        others = [ages[view] / 1e6 for view, _ in layout.since]
+        floats = words[layout.decayed_at : begin].view(np.float64).tolist()
+        others += [
+            number * 2.0 ** (-ages[each.view] / each.half_life_us)
+            for number, each in zip(floats, layout.decayed, strict=False)
+        ]
+        others += floats[len(layout.decayed) :]
+        return np.concatenate([finished, [others]], axis=1)
+
+    def _begins_at(self, moment_us: int) -> Words:
+        """Where each window begins (minutes). Windows move on in whole minutes: what was found last often serves."""
+        minute = moment_us // MINUTE_US
+        known = self._begins
+        if known[0] != minute:
+            begins = [window.begins_us(moment_us) // MINUTE_US for window in self._layout.finite]
+            self._begins = known = (minute, np.array([*begins, NEVER_US], dtype=np.int64))
+        return known[1]
+
     def columns(self, packed: Packed, at_us: int) -> dict[str, pl.Series]:
         """Feature → its values in its own type, in the order of the views."""
-        numbers = self.numbers(packed, at_us)
-        moments = np.maximum(packed.clocks, at_us)[:, None]
-        is_known = self._is_known(packed, moments - packed.newest[:, :, 0])
+        numbers = self.numbers_of(packed, at_us)
+        ages = np.maximum(packed.clocks, at_us)[:, None] - packed.newest[:, :, 0]
         found = {
             feature: pl.Series(feature, np.ascontiguousarray(numbers[:, place]))
             for place, (_, feature) in enumerate(self._layout.numbers)
         }
-        found |= self._from_recents(packed, is_known)
+        found |= self._from_recents(packed, self._is_known(packed, ages))
         return {
             feature: found[feature].cast(kind).alias(feature)
             for view in self._layout.views
@@ -77,33 +121,26 @@ class Reader:
         is_known: Mask = (ages <= self._ttls) & (packed.newest[:, :, 0] != NEVER_US)
         return is_known
 
-    def _cells(self, packed: Packed, moments: Words) -> Words:
+    def _cells(self, packed: Packed, at_us: int) -> Words:
         """(entities, windows x inputs): the row of each window's first live tile."""
         layout = self._layout
-        first_live = np.zeros((len(moments), len(layout.windows)), dtype=np.int64)
-        if len(self._lengths):
-            begins = (moments - self._lengths) // self._hops * self._hop_minutes
-            first_live[:, :-1] = self._search(packed, begins)
+        begins = self._begins_at(at_us)
+        if (packed.clocks > at_us).any():
+            begins = np.stack([self._begins_at(max(clock, at_us)) for clock in packed.clocks.tolist()])
         sums_at = packed.begins + (layout.head_words + packed.tiles)
-        rows = first_live * layout.inputs + sums_at[:, None]
-        return packed.words.take(rows[:, :, None] + self._inputs).reshape(len(moments), -1)
+        rows = self._search(packed, begins) * layout.inputs + sums_at[:, None]
+        return packed.words.take(rows[:, :, None] + self._inputs).reshape(len(rows), -1)
 
     def _search(self, packed: Packed, begins: Words) -> Words:
-        """For each entity and window, the number of tiles before the window's beginning (minutes)."""
+        """(entities, windows): the number of tiles before the window's beginning."""
         starts_at = packed.begins + self._layout.head_words
-        if len(begins) <= ONE_BY_ONE:
-            ends = (starts_at + packed.tiles).tolist()
-            bounds = zip(starts_at.tolist(), ends, begins, strict=True)
-            return np.stack([packed.words[start:end].searchsorted(wanted) for start, end, wanted in bounds])
-        before = np.zeros(begins.shape, dtype=np.int64)
-        tiles, at = packed.tiles[:, None], starts_at[:, None] - 1
-        step = 1 << int(packed.tiles.max()).bit_length() - 1
-        while step:
-            probe = before + step
-            is_before = packed.words.take(at + np.minimum(probe, tiles)) < begins
-            before += step * (is_before & (probe <= tiles))
-            step >>= 1
-        return before
+        if len(starts_at) <= _ONE_BY_ONE:
+            bounds = zip(starts_at.tolist(), (starts_at + packed.tiles).tolist(), strict=True)
+            begins = np.broadcast_to(begins, (len(starts_at), begins.shape[-1]))
+            return np.array(
+                [packed.words[start:end].searchsorted(row) for (start, end), row in zip(bounds, begins, strict=True)]
+            )
+        return _bisected(packed, begins, starts_at[:, None])
 
     def _from_recents(self, packed: Packed, is_known: Mask) -> dict[str, pl.Series]:
         """Sequences and latest values."""
@@ -138,6 +175,19 @@ class Reader:
                     values = values.set(pl.Series(~is_known), each.default)
                 found[feature] = values
         return found
+
+
+def _bisected(packed: Packed, begins: Words, starts_at: Words) -> Words:
+    """The search of all entities at once."""
+    before = np.zeros((len(packed.begins), begins.shape[-1]), dtype=np.int64)
+    tiles, at = packed.tiles[:, None], starts_at - 1
+    step = 1 << int(tiles.max()).bit_length() - 1
+    while step:
+        probe = before + step
+        is_before = packed.words.take(at + np.minimum(probe, tiles)) < begins
+        before += step * (is_before & (probe <= tiles))
+        step >>= 1
+    return before
 
 
 def _lists(values: pl.Series, ends: Words, lengths: Words) -> pl.Series:
