@@ -1,0 +1,136 @@
+"""The job as a person runs it: from a real stream into the online store, until it is empty or stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+
+from cluster.provenance import ROOT
+from cluster.settings import Settings
+from data.online_store import OnlineStore, open_online_store
+from data.views import USER
+from tests.data.consumer import event, wait_until
+from tests.data.servers import RedisServer
+
+pytestmark = pytest.mark.cluster
+
+
+def start(home: Path, *arguments: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "TOWERLINE_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "jobs.stream_events", "--dataset", "shop", "--from", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+
+
+def finish(job: "subprocess.Popen[str]", status: int = 0) -> tuple[str, str]:
+    output, errors = job.communicate(timeout=60)
+    assert job.returncode == status, errors
+    return output, errors
+
+
+def store(home: Path) -> OnlineStore:
+    return open_online_store(Settings(home=home), "shop")
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as connected:
+        yield connected
+
+
+def test_until_empty(redis_server: RedisServer, client: redis.Redis, tmp_path: Path) -> None:
+    address = f"redis://default:any@127.0.0.1:{redis_server.port}/0?stream=shop"
+    for number in range(30):
+        client.xadd("shop", {"event": event(number)})
+    client.xadd("shop", {"event": b"nonsense"})
+    client.xadd("shop", {"event": event(31, value=7)})
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[events.rules]]\nexpect = "range"\ncolumn = "value"\nmin = 0\nmax = 5\n')
+    output, errors = finish(start(tmp_path, address, "--until-empty", "--expectations", str(rules)))
+    assert "30 events handled" in output
+    assert "2 messages quarantined" in output
+    assert store(tmp_path).appended_events().height == 30
+    (file,) = (tmp_path / "quarantine" / "shop").rglob("*.jsonl")
+    assert [json.loads(line)["rule"] for line in file.read_text().splitlines()][1].startswith("value in 0..5")
+    report = (tmp_path / "reports" / "stream_events.json").read_text()
+    assert json.loads(report)["figures"]["events/handled"] == 30
+    assert "default:any" not in output + errors + report
+    output, _ = finish(start(tmp_path, address, "--until-empty"))
+    assert "nothing new, no events to handle" in output
+    assert store(tmp_path).appended_events().height == 30
+
+
+def test_an_event_is_online_within_a_second_and_sigterm_ends(
+    client: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    job = start(tmp_path, f"{redis_url}?stream=shop")
+    try:
+        _is_online_within_a_second(client, tmp_path)
+    finally:
+        job.send_signal(signal.SIGTERM)
+        output, _ = finish(job)
+    assert "following redis://" in output
+    assert "20 events handled" in output
+    assert json.loads((tmp_path / "reports" / "stream_events.json").read_text())["figures"]["p99_ms/delay"] < 1_000
+
+
+def _is_online_within_a_second(client: redis.Redis, home: Path) -> None:
+    client.xadd("shop", {"event": event(0, user_id="anna", event_time=datetime.now(UTC).isoformat())})
+    opened = store(home)
+    wait_until(lambda: bool(opened.read(USER, ["anna"], datetime.now(UTC))["known"][0]))
+    for number in range(1, 20):
+        client.xadd("shop", {"event": event(number, user_id="anna", event_time=datetime.now(UTC).isoformat())})
+        sent = time.monotonic()
+        while opened.read(USER, ["anna"], datetime.now(UTC))["user_event_count"][0] <= number:
+            assert time.monotonic() - sent < 1
+            time.sleep(0.005)
+
+
+def test_a_killed_job_goes_on_without_loss_or_duplicate(client: redis.Redis, redis_url: str, tmp_path: Path) -> None:
+    for number in range(20_000):
+        client.xadd("shop", {"event": event(number)})
+    for seconds in (0.3, 0.6, 0.9):
+        job = start(tmp_path, f"{redis_url}?stream=shop&member=one")
+        assert job.stdout is not None
+        assert "following" in job.stdout.readline()
+        time.sleep(seconds)
+        job.kill()
+        job.communicate()
+    finish(start(tmp_path, f"{redis_url}?stream=shop&member=one", "--until-empty"))
+    events = store(tmp_path).appended_events()
+    assert events.height == events["item_id"].n_unique() == 20_000
+
+
+def test_an_empty_stream_and_a_wrong_address_are_said(redis_url: str, tmp_path: Path) -> None:
+    output, _ = finish(start(tmp_path, f"{redis_url}?stream=shop", "--until-empty"))
+    assert "nothing new, no events to handle" in output
+    for address, message in [
+        ("redis://127.0.0.1:1/0?stream=shop", "does not answer"),
+        ("events.csv", "is no stream; expected e.g. kafka://"),
+    ]:
+        output, errors = finish(start(tmp_path, address), status=2)
+        assert message in errors
+        assert len(errors.strip().splitlines()) == 1
+
+
+def test_kafka(kafka_bootstrap: str, tmp_path: Path) -> None:
+    import confluent_kafka
+
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka_bootstrap, "log_level": 0})
+    for number in range(50):
+        producer.produce("shop", json.dumps({"uid": "anna", "sku": number, "ts": 1_700_000_000 + number}))
+    assert producer.flush(30) == 0
+    mapping = ["--columns", "user_id=uid", "item_id=sku", "event_time=ts", "--time-unit", "s"]
+    output, _ = finish(start(tmp_path, f"kafka://{kafka_bootstrap}/shop", "--until-empty", *mapping))
+    assert "50 events handled" in output
+    events = store(tmp_path).appended_events()
+    assert sorted(events["item_id"], key=int) == [str(number) for number in range(50)]
+    assert events["user_id"].unique().to_list() == ["anna"]
