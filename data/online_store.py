@@ -42,13 +42,19 @@ class OnlineStore(Protocol):
         ...
 
     def read(
-        self, entity: Entity, ids: Sequence[str], at: datetime, features: Sequence[str] | None = None
+        self,
+        entity: Entity,
+        ids: Sequence[str],
+        at: datetime,
+        features: Sequence[str] | None = None,
+        extra: Mapping[int, pl.DataFrame] | None = None,
     ) -> pl.DataFrame:
         """The features of each id in order: the id column (none for EVERYTHING), features, `known`, `known_until`.
 
         An unknown id has `known` false, defaults and a null `known_until`, which else is the newest ingest_time of the
         entity's events. `at` before an event that is stored already counts as the moment of the newest one. One read
-        of the store, whatever the number of ids.
+        of the store, whatever the number of ids. `extra`: events that count for a row (its number) as well, and are
+        not stored.
         """
         ...
 

@@ -13,6 +13,7 @@ import polars as pl
 from cluster.errors import TowerlineError
 from data.entity_state import KNOWN, KNOWN_UNTIL, EntityStates
 from data.features import fingerprints_of
+from data.states.update import State
 from data.views import ENTITIES, Entity, FeatureView
 
 
@@ -50,6 +51,15 @@ class Definitions:
         if features is not None:
             frame = frame.select(*features, KNOWN, KNOWN_UNTIL)
         return frame if entity.key is None else frame.insert_column(0, pl.Series(entity.key, ids, dtype=pl.String))
+
+    def extended(
+        self, entity: Entity, states: Mapping[int, State | None], extra: Mapping[int, pl.DataFrame]
+    ) -> dict[int, bytes]:
+        """The packed values of rows (by number) after further events of each, of which nobody else is told."""
+        assert entity.key is not None
+        own = [events.with_columns(pl.lit(str(row)).alias(entity.key)) for row, events in extra.items()]
+        applied = self.states[entity].apply({str(row): states[row] for row in extra}, pl.concat(own))
+        return {row: applied[str(row)].value for row in extra}
 
     def numbers(self, entity: Entity, values: Sequence[bytes | None], at: datetime) -> npt.NDArray[np.float64]:
         """What `OnlineStore.read_numbers` returns."""

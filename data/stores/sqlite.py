@@ -18,6 +18,7 @@ import polars as pl
 
 from data.dataset import Dataset
 from data.schema import ATTRIBUTES, EVENT_ID, USER_ID, USERS
+from data.states.update import State
 from data.stores.appending import numbered, to_contract
 from data.stores.definitions import Definitions
 from data.stores.published_ids import Sharding, holds
@@ -71,9 +72,20 @@ class SqliteStore:
         return new.height
 
     def read(
-        self, entity: Entity, ids: Sequence[str], at: datetime, features: Sequence[str] | None = None
+        self,
+        entity: Entity,
+        ids: Sequence[str],
+        at: datetime,
+        features: Sequence[str] | None = None,
+        extra: Mapping[int, pl.DataFrame] | None = None,
     ) -> pl.DataFrame:
-        return self._definitions.frame(entity, ids, self.values(entity, ids), at, features)
+        values = self.values(entity, ids)
+        if extra:
+            held = self._states(entity, list(dict.fromkeys(ids[row] for row in extra)))
+            states = {row: held.get(ids[row]) for row in extra}
+            for row, value in self._definitions.extended(entity, states, extra).items():
+                values[row] = value
+        return self._definitions.frame(entity, ids, values, at, features)
 
     def read_numbers(self, entity: Entity, ids: Sequence[str], at: datetime) -> npt.NDArray[np.float64]:
         return self._definitions.numbers(entity, self.values(entity, ids), at)
@@ -88,6 +100,10 @@ class SqliteStore:
             return [rows[0][1]] if rows else [None]
         found = dict(self._query("SELECT id, value FROM {table} WHERE id IN ({ids})", entity.name, ids))
         return [found.get(each) for each in ids]
+
+    def _states(self, entity: Entity, ids: Sequence[str]) -> dict[str, State]:
+        rows = self._query("SELECT id, value, memory FROM {table} WHERE id IN ({ids})", entity.name, ids)
+        return {entity_id: State(value, memory) for entity_id, value, memory in rows}
 
     def seen_items(self, user_ids: Sequence[str]) -> list[frozenset[str]]:
         items: dict[str, list[str]] = {user_id: [] for user_id in user_ids}

@@ -57,15 +57,18 @@ class Features:
     def _with_brought(
         self, stored: pl.DataFrame, brought: list[list[str]], values: list[float], at: datetime
     ) -> pl.DataFrame:
-        """The features where requests brought items along, which are events of this moment."""
-        extra = {
-            row: brought_events(stored.item(row, USER_ID), items, values[row], at)
-            for row, items in enumerate(brought)
-            if items
-        }
-        if not extra:
+        """`stored`, but with what was brought along where anything was: events of this moment."""
+        rows = [row for row, items in enumerate(brought) if items]
+        if not rows:
             return stored
-        return self._store.read(USER, stored.get_column(USER_ID).to_list(), at, extra=extra)
+        users = stored.get_column(USER_ID).gather(rows).to_list()
+        extra = {
+            place: brought_events(user, brought[row], values[row], at)
+            for place, (row, user) in enumerate(zip(rows, users, strict=True))
+        }
+        changed = dict(zip(rows, range(stored.height, stored.height + len(rows)), strict=True))
+        both = pl.concat([stored, self._store.read(USER, users, at, extra=extra)])
+        return both[[changed.get(row, row) for row in range(stored.height)]]
 
 
 def _values(users: pl.DataFrame, mean_of_all: float) -> list[float]:
