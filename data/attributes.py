@@ -1,7 +1,7 @@
 """Items and users of any table as ids with attribute tokens `name=value`, whatever their columns are called."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import polars as pl
@@ -37,6 +37,8 @@ class Entities:
     rows_read: int = 0
     findings: Findings | None = None
     """For the report of the validation; None if no file of theirs was read."""
+    file: str = ""
+    """Where they were read."""
 
 
 def read_entities(
@@ -72,7 +74,7 @@ def read_entities(
     columns = {id_name: value, **({TITLE: _title(title)} if id_name == ITEM_ID else {})}
     entities = rows.select(**columns, **{ATTRIBUTES: _tokens(rows, attributes)}).filter(~bad)
     checked = expectations.check_whole(entities, numbers.filter(~bad), rows.filter(~bad), context)
-    return _found(checked, [*unreadable, *(Broken(*row) for row in faulty)], expectations)
+    return replace(_found(checked, [*unreadable, *(Broken(*row) for row in faulty)], expectations), file=file.name)
 
 
 def checked_entities(table: pl.DataFrame, expectations: Expectations, context: Context) -> Entities:

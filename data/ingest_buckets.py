@@ -122,7 +122,9 @@ class UserMerger:
     def _old(self, bucket: int) -> pl.DataFrame:
         if self.previous is None:
             return pl.DataFrame(schema=polars_schema(EVENTS))
-        rows = self.previous.bucket(USER, bucket % self.previous.manifest.buckets, EVENTS.names)
+        there = self.previous.manifest.buckets
+        wanted = range(bucket, there, self.buckets) if there > self.buckets else [bucket % there]
+        rows = pl.concat([self.previous.bucket(USER, number, EVENTS.names) for number in wanted])
         return with_bucket(rows, USER_ID, self.buckets).filter(pl.col(BUCKET) == bucket).drop(BUCKET)
 
 

@@ -81,7 +81,7 @@ class IngestionGraph:
         report.raise_if_failed()
         merger = ItemMerger(self.version, len(buckets), tuple(bucket.by_item for bucket in buckets))
         items = sum(self.run(merger, range(len(buckets))))
-        quarantined = write_quarantine(self.version, self._work, parts, self.items.broken, self.users.broken)
+        quarantined = write_quarantine(self.version, self._work, parts, self.items, self.users)
         manifest = DatasetManifest(
             name=self.name,
             data_version=version_of((bucket.content for bucket in buckets), tables),

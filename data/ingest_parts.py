@@ -79,7 +79,7 @@ class PartReader:
 
     def __call__(self, task: NumberedPart) -> PartRead:
         """Read, parse, check, and write the events to pieces by user. Raises TowerlineError if it cannot be read."""
-        out = _Output(self.folder, task.number, has_ids=EVENT_ID in self.columns)
+        out = _Output(self.folder, task, has_ids=EVENT_ID in self.columns)
         findings, reasons, rows_read = Findings(), Counter[str](), 0
         for chunk in task.part.chunks():
             good, broken = self._validated(chunk, task.part.name)
@@ -123,8 +123,8 @@ class PartReader:
 class _Output:
     """Gathers the good events of a part to pieces, and writes the broken rows."""
 
-    def __init__(self, folder: Path, number: int, *, has_ids: bool) -> None:
-        self._folder, self._number, self._has_ids = folder, number, has_ids
+    def __init__(self, folder: Path, task: NumberedPart, *, has_ids: bool) -> None:
+        self._folder, self._number, self._file, self._has_ids = folder, task.number, task.part.name, has_ids
         self._waiting: list[pl.DataFrame] = []
         self._quarantine: pq.ParquetWriter | None = None
         self.by_user: list[Path] = []
@@ -143,7 +143,7 @@ class _Output:
             self.first_broken = self.first_broken or broken[0]
             if self._quarantine is None:
                 self._quarantine = pq.ParquetWriter(quarantine_file(self._folder, self._number), QUARANTINE)
-            self._quarantine.write_table(to_contract(quarantine_table("events", broken), QUARANTINE))
+            self._quarantine.write_table(to_contract(quarantine_table("events", self._file, broken), QUARANTINE))
 
     def close(self) -> None:
         """The end of the part."""
@@ -182,7 +182,7 @@ class RepeatedReader:
                 reasons = self._reasons(None if chunk.source_rows is not None else task.first_row)
             found += _raw(chunk, numbers, reasons)
         if found:
-            table = to_contract(quarantine_table("events", found), QUARANTINE)
+            table = to_contract(quarantine_table("events", task.part.name, found), QUARANTINE)
             pq.write_table(table, repeated_file(self.folder, task.number))
         findings = Findings.of(pl.DataFrame(), found, self.expectations, 0)
         return Counter(without_value(row.reason, self.expectations.rules) for row in found), findings

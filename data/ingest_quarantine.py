@@ -7,16 +7,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.attributes import Entities
 from data.content import to_contract
 from data.dataset import QUARANTINE_FILE
 from data.ingest_parts import NumberedPart, quarantine_file, repeated_file
 from data.schema import QUARANTINE
-from data.sources.chunk import Broken
 from data.validation import quarantine_table
 
 
 def write_quarantine(
-    version: Path, folder: Path, parts: Sequence[NumberedPart], items: Sequence[Broken], users: Sequence[Broken]
+    version: Path, folder: Path, parts: Sequence[NumberedPart], items: Entities, users: Entities
 ) -> int:
     """Write the quarantine of events, items and users; gives its number of rows. One part is in memory at a time."""
     rows = 0
@@ -35,5 +35,5 @@ def _of_events(folder: Path, parts: Sequence[NumberedPart]) -> Iterator[pa.Table
             yield to_contract(pl.concat(frames).sort("line", maintain_order=True), QUARANTINE)
 
 
-def _table(name: str, broken: Sequence[Broken]) -> pa.Table:
-    return to_contract(quarantine_table(name, broken), QUARANTINE)
+def _table(name: str, entities: Entities) -> pa.Table:
+    return to_contract(quarantine_table(name, entities.file, entities.broken), QUARANTINE)

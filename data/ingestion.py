@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -87,7 +87,9 @@ def ingest(
 ) -> Ingested:
     """Read what `source` names into data set `name`, or MovieLens-100K if it names no events and `name` is its own."""
     if source.events is None and name == movielens.NAME:
-        return ingest_movielens(home, fetch(MOVIELENS_100K), rules.now, expectations=expectations, run=run)
+        return ingest_movielens(
+            home, fetch(MOVIELENS_100K), rules.now, expectations=expectations, append=append, run=run
+        )
     return ingest_files(home, name, source, rules, expectations=expectations, append=append, run=run)
 
 
@@ -98,6 +100,7 @@ def ingest_movielens(
     name: str = movielens.NAME,
     *,
     expectations: DatasetExpectations = CONTRACT,
+    append: bool = False,
     run: Run = in_process,
 ) -> Ingested:
     """Read MovieLens-100K from `folder` (the three files of the asset) into data set `name`."""
@@ -109,6 +112,7 @@ def ingest_movielens(
         items=checked_entities(movielens.read_items(folder), expectations.items, Context(now)),
         users=checked_entities(movielens.read_users(folder), expectations.users, Context(now)),
         expectations=expectations,
+        append=append,
         run=run,
     )
 
@@ -223,7 +227,7 @@ def _merged(new: Entities | None, old: pl.DataFrame) -> Entities:
     order = pl.concat([old.select(key), new.table.select(key)]).unique(maintain_order=True)
     kept = pl.concat([new.table.select(old.columns), old.join(new.table, on=key, how="anti")])
     table = order.join(kept, on=key, how="left", maintain_order="left").select(old.columns)
-    return Entities(table, new.broken, new.rows_read, new.findings)
+    return replace(new, table=table)
 
 
 def _read_optional(

@@ -42,7 +42,7 @@ def on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterato
         functools.partial(_call, function),
         batch_format="pyarrow",
         batch_size=None,
-        compute=ray.data.TaskPoolStrategy(size=_tasks_at_once()),
+        compute=ray.data.TaskPoolStrategy(size=min(_tasks_at_once(), len(rows))),
     )
     for row in results.iter_rows():
         result, error = ray.cloudpickle.loads(row["result"])

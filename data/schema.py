@@ -20,9 +20,7 @@ ATTRIBUTES = "attributes"
 SOURCE_ROW = "source_row"
 
 SEQUENCE = "sequence"
-VISIBLE_FROM = "visible_from"
 SPLIT = "split"
-COUNTED = "counted"
 HISTORY_ITEMS = "history_items"
 HISTORY_VALUES = "history_values"
 HISTORY_TIMES = "history_times"
@@ -31,8 +29,6 @@ USER_MEAN_VALUE = "user_mean_value"
 USER_SECONDS_SINCE_LAST = "user_seconds_since_last"
 USER_ATTRIBUTES = "user_attributes"
 ITEM_EVENT_COUNT = "item_event_count"
-ITEM_SUM_VALUE = "item_sum_value"
-ITEM_LAST_TIME = "item_last_time"
 ITEM_MEAN_VALUE = "item_mean_value"
 ITEM_SHARE = "item_share"
 ITEM_SECONDS_SINCE_LAST = "item_seconds_since_last"
@@ -75,10 +71,11 @@ USERS = pa.schema(
 QUARANTINE = pa.schema(
     [
         pa.field("table", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
         pa.field("line", pa.int64(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("row", pa.string(), nullable=False),
     ]
 )
-"""Rows that break the contract: which table (events, items, users), line of the file (1 is the first line of a CSV,
-the first row of a Parquet file), why, and the row as it was (JSON)."""
+"""Rows that break the contract: which table (events, items, users), file, line of the file (1 is the first line of a
+CSV, the first row of a Parquet file), why, and the row as it was (JSON)."""

@@ -143,9 +143,10 @@ def rows_as_json(rows: pl.DataFrame) -> list[str]:
     return [json.dumps(_finite(row), ensure_ascii=False, default=str) for row in rows.iter_rows(named=True)]
 
 
-def quarantine_table(table: str, broken: Sequence[Broken]) -> pl.DataFrame:
-    """Broken rows of one table (events, items or users) in the contract of the quarantine file."""
-    data = {"table": [table] * len(broken), **{name: [getattr(row, name) for row in broken] for name in Broken._fields}}
+def quarantine_table(table: str, file: str, broken: Sequence[Broken]) -> pl.DataFrame:
+    """Broken rows of one table (events, items or users), read from `file`, in the contract of the quarantine."""
+    fields = {name: [getattr(row, name) for row in broken] for name in Broken._fields}
+    data = {"table": [table] * len(broken), "file": [file] * len(broken), **fields}
     return pl.DataFrame(data, schema=polars_schema(QUARANTINE))
 
 

@@ -1,5 +1,6 @@
 import gzip
 import itertools
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,6 +96,7 @@ def test_good_rows_go_on_and_the_rest_is_counted_by_reason(tmp_path: Path) -> No
     }
     quarantine = ingested.dataset.quarantine()
     assert quarantine["line"].to_list() == [8, 9, 10, 11]
+    assert quarantine["file"].unique().to_list() == [str(tmp_path / "events.csv")]
     assert quarantine["row"][0] == '{"who": "a b", "what": "x", "when": "1700000000", "session": "s"}'
     assert "lone" in ingested.dataset.events()["user_id"]
 
@@ -378,6 +380,22 @@ def test_a_failure_in_any_step_leaves_the_version_that_was_there(tmp_path: Path)
     assert open_dataset(tmp_path, "mine") == old
     assert list_datasets(tmp_path) == ["mine"]
     assert old.bucket(USER, 0).height + old.bucket(USER, 1).height <= 6
+
+
+def test_a_file_over_the_limit_for_files_leaves_the_old_version(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE: the one quota that needs no root."""
+    old = ingest_files(tmp_path, "mine", TabularSource(events_file(tmp_path)), RULES).dataset
+    raw_events(53, 30_000).write_parquet(tmp_path / "e.parquet")
+    before = sorted(tmp_path.rglob("*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(TowerlineError, match=r"larger than the limit for files .*; raise the limit; nothing was"):
+            ingest_files(tmp_path, "mine", TabularSource(tmp_path / "e.parquet"), RULES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert open_dataset(tmp_path, "mine") == old
 
 
 def test_attributes_of_no_file_are_refused(tmp_path: Path) -> None:

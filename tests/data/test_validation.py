@@ -96,8 +96,8 @@ def test_what_a_source_does_not_say_has_a_default() -> None:
 def test_the_quarantine_holds_the_row_as_it_was_and_where_it_stood() -> None:
     table = pl.concat([rows(), rows(value=float("nan"), user_id='Ж"')]).with_columns(tags=pl.Series([["a"], ["b"]]))
     _, broken = validate_events(table, [17, 20], COLUMNS, RULES)
-    row = quarantine_table("events", broken).row(0, named=True)
-    assert (row["table"], row["line"], row["reason"]) == ("events", 20, "value is NaN")
+    row = quarantine_table("events", "e.csv", broken).row(0, named=True)
+    assert list(row.values())[:4] == ["events", "e.csv", 20, "value is NaN"]
     assert json.loads(row["row"]) == {
         "user_id": 'Ж"',
         "item_id": "i",
