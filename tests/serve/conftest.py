@@ -24,6 +24,8 @@ from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
 from data.features import feature_fingerprints, views, with_sequence
 from data.online_store import OnlineStore, open_online_store
+from data.schema import QUARANTINE
+from data.validation import polars_schema
 from serve.batch import Batch, Stage
 from serve.decisions import DecisionLog
 from serve.graph import Graph, GraphConfig, StageName, StageUnavailableError
@@ -120,14 +122,13 @@ def shop_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shop(shop_home: Path, shop_events: pl.DataFrame, shop_items: pl.DataFrame, shop_users: pl.DataFrame) -> Dataset:
-    quarantine = pl.DataFrame(schema={"table": pl.String, "line": pl.Int64, "reason": pl.String, "row": pl.String})
     return write_dataset(
         shop_home,
         "shop",
         events=shop_events,
         items=shop_items,
         users=shop_users,
-        quarantine=quarantine,
+        quarantine=pl.DataFrame(schema=polars_schema(QUARANTINE)),
         source="made up",
     )
 
