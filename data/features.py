@@ -1,7 +1,8 @@
 """Every feature of the project, declared once: batch, training and serving all compute it from this declaration.
 
-To add one, add a line to a view: the next `python -m jobs.build_features` computes it for every example, the next
-`python -m jobs.publish_features` for every entity online. Which events a feature may see is settled in
+To add one, declare it in a view of its own and name that view in `views`: the next `python -m jobs.build_features`
+computes it for every example, and the online store for every entity. Models refuse to serve once a view they were
+trained on has changed; a further view is nothing to them. Which events a feature may see is settled in
 `data.visibility`: those earlier in (event_time, source_row) and known by then, never the example's own.
 
 Features of items and of all events count only what leave-one-out gives to training; a user's own are of all his events.

@@ -1,6 +1,7 @@
 """The definition of every feature, word by word: a loop over all events for each key. Slow, obvious, exact."""
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -62,31 +63,34 @@ def _feature(view: FeatureView, aggregation: Any, seen: list[Row], key: Row) -> 
     if not seen or (ttl is not None and now - seen[-1]["event_time"] > ttl):
         return [] if isinstance(aggregation, LastN) else aggregation.default
     inside = [event for event in seen if in_window(getattr(aggregation, "window", Window(None)), event, now)]
-    match aggregation:
-        case Count():
-            return len(inside)
-        case Sum(of):
-            return float32(fixed_sum(inside, of) / 2**16)
-        case Mean(of):
-            values = [event for event in inside if event[of] is not None]
-            return float32(fixed_sum(values, of) * (1 / 2**16) / len(values) if values else aggregation.default)
-        case Rate(window):
-            return float32(len(inside) * (HOUR_US / window.length_us))
-        case Distinct(of):
-            return len({_same(event[of]) for event in inside if event[of] is not None})
-        case LastN(of, length):
-            return [event[of] for event in seen[-length:]]
-        case TimeSince():
-            return (now - seen[-1]["event_time"]) / 1e6
-        case Latest(of):
-            return seen[-1][of]
-        case RecencyWeighted(half_life, of):
-            return math.fsum(
-                (1 if of is None else fixed(event[of]) / 2**16)
-                * 2.0 ** -((now - event["event_time"]) / (half_life / timedelta(microseconds=1)))
-                for event in seen
-            )
-    raise AssertionError(aggregation)
+    return _VALUES[type(aggregation)](aggregation, inside, seen, now)
+
+
+def _mean(aggregation: Mean, inside: list[Row], _: list[Row], __: int) -> float:
+    having = [event for event in inside if event[aggregation.of] is not None]
+    mean = fixed_sum(having, aggregation.of) * (1 / 2**16) / len(having) if having else aggregation.default
+    return float32(mean)
+
+
+def _forgotten(aggregation: RecencyWeighted, _: list[Row], seen: list[Row], now: int) -> float:
+    half_life_us = aggregation.half_life / timedelta(microseconds=1)
+    added = [1.0 if aggregation.of is None else fixed(event[aggregation.of]) / 2**16 for event in seen]
+    ages = [(now - event["event_time"]) / half_life_us for event in seen]
+    return math.fsum(weight * 2.0**-age for weight, age in zip(added, ages, strict=True))
+
+
+_VALUES: dict[type, Callable[[Any, list[Row], list[Row], int], Any]] = {
+    Count: lambda _, inside, __, ___: len(inside),
+    Sum: lambda aggregation, inside, _, __: float32(fixed_sum(inside, aggregation.of) / 2**16),
+    Mean: _mean,
+    Rate: lambda aggregation, inside, _, __: float32(len(inside) * (HOUR_US / aggregation.window.length_us)),
+    Distinct: lambda aggregation, inside, _, __: len({_same(event[aggregation.of]) for event in inside} - {None}),
+    LastN: lambda aggregation, _, seen, __: [event[aggregation.of] for event in seen[-aggregation.length :]],
+    TimeSince: lambda _, __, seen, now: (now - seen[-1]["event_time"]) / 1e6,
+    Latest: lambda aggregation, _, seen, __: seen[-1][aggregation.of],
+    RecencyWeighted: _forgotten,
+}
+"""Aggregation → (it, events in its window, events seen, now) → its value."""
 
 
 def in_window(window: Window, event: Row, now: int) -> bool:

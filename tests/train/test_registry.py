@@ -164,18 +164,18 @@ def test_models_that_were_not_made_for_each_other_are_refused(path: DonePath, re
 
 def test_features_that_are_computed_otherwise_now_are_refused(path: DonePath, register: Register) -> None:
     """The message holds both fingerprints and the commit that can serve."""
-    old = feature_fingerprints(HISTORY) | {"user_windows": "0123456789abcdef"}
+    old = feature_fingerprints(HISTORY) | {"user_activity": "0123456789abcdef"}
     registered = register("features", feature_fingerprints=old, git_commit="c0ffee")
     promote(path.workflow.settings.tracking_uri, "features", registered)
-    now = feature_fingerprints(HISTORY)["user_windows"]
-    message = rf"view 'user_windows' with fingerprint 0123456789abcdef, this code computes {now}; .*commit c0ffee"
+    now = feature_fingerprints(HISTORY)["user_activity"]
+    message = rf"view 'user_activity' with fingerprint 0123456789abcdef, this code computes {now}; .*commit c0ffee"
     for look in (load_champion, champion_cards):
         with pytest.raises(TowerlineError, match=message):
             look(path.workflow.settings.tracking_uri, "features")
 
 
 def test_a_challenger_of_other_features_is_refused_too(path: DonePath, register: Register) -> None:
-    old = feature_fingerprints(HISTORY) | {"item_aggregates": "0123456789abcdef"}
+    old = feature_fingerprints(HISTORY) | {"item_popularity": "0123456789abcdef"}
     registered = register("challenged", feature_fingerprints=old)
     client = connect(path.workflow.settings.tracking_uri)
     client.set_registered_model_alias("challenged-two-tower", CHALLENGER, registered["two-tower"])
