@@ -21,6 +21,7 @@ OPTIONS: dict[str, str | int | bool] = {
     "heartbeat.interval.ms": 2_000,
     "socket.timeout.ms": int(ANSWER_SECONDS * 1_000),
     "reconnect.backoff.max.ms": 1_000,
+    "topic.metadata.refresh.interval.ms": 5_000,
     "log_level": 0,
 }
 
@@ -63,7 +64,7 @@ def message_of(delivered: Delivered) -> Message:
 def explained(error: KafkaException, name: str) -> TowerlineError:
     """StreamAwayError if waiting may help."""
     fault: KafkaError = error.args[0]
-    if fault.code() in AWAY:
+    if fault.code() in AWAY or fault.retriable():
         return StreamAwayError(f"{name} does not answer ({fault.str()}); start the broker, or correct the address")
     return TowerlineError(f"{name}: {fault.str()}")
 

@@ -1,5 +1,6 @@
 """Following a Kafka topic as a member of a consumer group."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -8,6 +9,8 @@ from confluent_kafka import TopicPartition as Partition
 
 from data.sources.kafka_client import AWAY, MOVED, NO_TOPIC, explained, message_of, partitions_of
 from data.sources.stream import Message, StreamAwayError
+
+logger = logging.getLogger(__name__)
 
 
 class KafkaSubscription:
@@ -34,7 +37,10 @@ class KafkaSubscription:
             partitions_of(self._consumer, self._topic, self._name, timeout=max(seconds, 1.0))
             self._is_down = False
         try:
-            messages = self._without_signals(self._consumer.consume(count, seconds))
+            delivered = self._consumer.consume(1, seconds)
+            if delivered and count > 1:
+                delivered += self._consumer.consume(count - 1, 0)
+            messages = self._without_signals(delivered)
         except KafkaException as error:
             raise explained(error, self._name) from error
         if self._is_down and not messages:
@@ -93,6 +99,8 @@ class KafkaSubscription:
             elif error.code() == KafkaError._PARTITION_EOF and self._read_to_end is not None:
                 self._read_to_end[each.partition() or 0] = True
             elif error.code() in NO_TOPIC:
+                if self._read_to_end is None:
+                    logger.warning("%s: there is no such topic yet", self._name)
                 self._read_to_end = {}
             elif error.code() in AWAY:
                 self._is_down = True

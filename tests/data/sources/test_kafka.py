@@ -12,7 +12,8 @@ import pytest
 
 from cluster.errors import TowerlineError
 from data.sources.kafka import KafkaTopic
-from data.sources.stream import StreamAwayError, open_stream
+from data.sources.kafka_group import KafkaSubscription
+from data.sources.stream import Message, StreamAwayError, open_stream
 from data.validation import EventRules
 from tests.data.consumer import Store, consume, event, following, quarantined, start_consumer, wait_until
 from tests.data.servers import KafkaBroker
@@ -23,12 +24,13 @@ pytestmark = pytest.mark.cluster
 class Topic:
     """A topic of its own, with three partitions."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, *, exists: bool = True) -> None:
         self.name = uuid.uuid4().hex
         self._bootstrap = bootstrap
         self.address = f"kafka://{bootstrap}/{self.name}?group={self.name}&session.timeout.ms=6000"
         self._producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "log_level": 0})
-        self.make()
+        if exists:
+            self.make()
 
     def make(self) -> None:
         """Make the topic; it must not be there."""
@@ -99,6 +101,43 @@ def test_a_topic_that_is_not_there_is_said(kafka_bootstrap: str, tmp_path: Path)
     assert consume(address, tmp_path).messages == 0
 
 
+def test_a_topic_that_is_made_later_is_found(
+    kafka_bootstrap: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = Topic(kafka_bootstrap, exists=False)
+    with following(topic.address, tmp_path) as running:
+        wait_until(lambda: "there is no such topic yet" in caplog.text)
+        time.sleep(1)
+        topic.make()
+        topic.send_events(range(9))
+        wait_until(lambda: running.progress.handled == 9)
+    assert caplog.text.count("there is no such topic yet") == 1
+
+
+def test_a_member_that_says_it_lives_loses_nothing(topic: Topic) -> None:
+    topic.send_events(range(300))
+    member = topic.source.subscribe()
+    taken = _take_all(member, 7)
+    for _ in range(5):
+        member.keep()
+        time.sleep(0.1)
+    member.commit(taken)
+    taken += _take_all(member, 293)
+    assert len({message.position for message in taken}) == 300
+    wait_until(lambda: member.take(10, 0.1) == [] and member.waiting() == 0)
+    member.close()
+
+
+def _take_all(member: KafkaSubscription, count: int) -> list[Message]:
+    """So many messages."""
+    taken: list[Message] = []
+    deadline = time.monotonic() + 30
+    while len(taken) < count:
+        assert time.monotonic() < deadline
+        taken += member.take(count - len(taken), 0.2)
+    return taken
+
+
 def test_a_broker_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.sources.kafka_client.ANSWER_SECONDS", 2)
     with pytest.raises(StreamAwayError, match=r"does not answer .*; start the broker, or correct the address"):
@@ -122,6 +161,7 @@ def test_an_event_is_handled_within_a_second(topic: Topic, tmp_path: Path) -> No
             topic.send_events(range(number, number + 1))
             time.sleep(0.05)
         wait_until(lambda: running.progress.handled == 20)
+    assert running.progress.delay_ms(50) < 250
     assert running.progress.delay_ms(99) < 1_000
 
 
