@@ -47,7 +47,7 @@ class Packed:
         """(entities, views, 2): event_time (µs) and source_row of the newest event."""
         views = len(self.layout.views)
         at = self.layout.newest_at
-        return self.heads[:, at : at + 2 * views].reshape(-1, views, 2)
+        return self.heads[:, at : at + 2 * views].reshape(len(self.heads), views, 2)
 
     @property
     def decayed(self) -> Floats:

@@ -78,7 +78,7 @@ class Reader:
         if any(age > longest for age, longest in zip(ages, self._longest, strict=True)):
             return None
         begin, tiles, inputs = layout.head_words, head[TILES], layout.inputs
-        sums = words[begin + tiles : begin + tiles + (tiles + 1) * inputs].reshape(-1, inputs)
+        sums = words[begin + tiles : begin + tiles + (tiles + 1) * inputs].reshape(tiles + 1, inputs)
         first_live = words[begin : begin + tiles].searchsorted(self._begins_at(moment))
         finished = layout.finishing.finish(sums.take(first_live, axis=0).reshape(1, -1))
         if not self._others:
@@ -129,7 +129,8 @@ class Reader:
             begins = np.stack([self._begins_at(max(clock, at_us)) for clock in packed.clocks.tolist()])
         sums_at = packed.begins + (layout.head_words + packed.tiles)
         rows = self._search(packed, begins) * layout.inputs + sums_at[:, None]
-        return packed.words.take(rows[:, :, None] + self._inputs).reshape(len(rows), -1)
+        cells = packed.words.take(rows[:, :, None] + self._inputs)
+        return cells.reshape(len(rows), cells.shape[1] * cells.shape[2])
 
     def _search(self, packed: Packed, begins: Words) -> Words:
         """(entities, windows): the number of tiles before the window's beginning."""

@@ -20,7 +20,7 @@ from data.states.recents import OWNER, Buffer, Packer, Unpacker, kinds, newest
 from data.states.tiles import Places, Tiles, from_the_end, joined, merged
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class State:
     """All that is kept of one entity."""
 
@@ -171,6 +171,8 @@ class Update:
     def _tiles(self, counted: list[memory.Met]) -> Iterator[Tiles]:
         """What adds up to the new tiles. The counted columns are counted afresh."""
         summed, inputs = self._layout.summed, self._layout.inputs
+        nothing = np.zeros(0, dtype=np.int64)
+        yield Tiles(nothing, nothing, np.zeros((0, inputs), dtype=np.int64))
         if self._packed is not None:
             tiles = self._packed.tiles_of(self._old_owners)
             tiles.sums[:, len(summed) :] = 0

@@ -1,11 +1,14 @@
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from cluster.errors import TowerlineError
 from data.aggregations import (
     Count,
     Distinct,
@@ -165,3 +168,106 @@ def test_states_equal_the_batch_computation_however_events_come(events: pl.DataF
     newest = max(events["event_time"].max(), events["ingest_time"].max())
     for later in data.draw(st.lists(GAPS, min_size=1, max_size=3)):
         assert_as_batch(states, known, events, newest + timedelta(seconds=later, microseconds=later % 3))
+
+
+def few(entity: Entity, **features: Any) -> EntityStates:
+    return EntityStates(entity, (FeatureView(name="few", entity=entity, description="", owner="", features=features),))
+
+
+def events_of(times: list[datetime], values: list[float] | None = None) -> pl.DataFrame:
+    """Events of anna, known when they happened."""
+    rows = range(len(times))
+    columns = {
+        "event_id": [f"e{row}" for row in rows],
+        "user_id": ["anna"] * len(times),
+        "item_id": [f"i{row % 7}" for row in rows],
+        "event_type": ["view"] * len(times),
+        "value": values or [1.0] * len(times),
+        "event_time": times,
+        "ingest_time": times,
+        "decision_id": [None] * len(times),
+        "source_row": list(rows),
+    }
+    return pl.DataFrame(columns, schema=polars_schema(EVENTS))
+
+
+def test_entities_without_views_or_with_sequences_only() -> None:
+    events = events_of([START, START + timedelta(hours=1)])
+    for states in (EntityStates(USER, ()), few(USER, last=LastN("item_id", 1)), few(USER, since=TimeSince())):
+        for ids in (["anna"], ["anna", "nobody", "anna"]):
+            known = states.apply({"anna": None}, events)
+            values = [known[each].value if each in known else None for each in ids]
+            assert states.frame(values, START + timedelta(hours=2))["known"].to_list() == [x in known for x in ids]
+            assert states.numbers(values, START).shape == (len(ids), len(states.scalar_features))
+
+
+def test_the_same_events_give_the_same_bytes() -> None:
+    features = {"day": Count(days(1)), "items": Distinct("item_id", days(7)), "last": LastN("item_id", 3)}
+    states = few(USER, **features, since=TimeSince(), mean=Mean("value", days(30)))
+    events = events_of([START + timedelta(hours=3 * hour % 700) for hour in range(0, 700, 2)])
+    at_once = applied(states, events, [])["anna"]
+    assert applied(states, events, list(range(1, events.height)))["anna"] == at_once
+    assert applied(states, events.sample(fraction=1, shuffle=True, seed=1), [100, 101])["anna"] == at_once
+
+
+def test_tiles_are_bounded_however_many_events_there_are() -> None:
+    windows = {f"of_{length}": Count(length) for length in (hours(1), hours(6), days(2), days(14), days(90), LONGEST)}
+    states = few(USER, **windows, all=Count())
+    minutes = np.sort(np.random.default_rng(0).integers(0, 800 * 1440, 200_000))
+    events = events_of([START + timedelta(minutes=int(minute)) for minute in minutes])
+    state = states.apply({"anna": None}, events)["anna"]
+    assert len(state.value) < 8 * 2 * (170 * len(windows))
+    at = events["event_time"][-1] + timedelta(minutes=1, microseconds=1)
+    assert states.frame([state.value], at)["all"].to_list() == [200_000]
+    assert_as_batch(states, {"anna": state}, events, at)
+
+
+def test_values_that_left_the_longest_window_are_forgotten() -> None:
+    states = few(USER, items=Distinct("item_id", days(1)))
+    old = states.apply({"anna": None}, events_of([START] * 7))
+    new = states.apply(old, events_of([START + timedelta(days=3)]))
+    assert (len(old["anna"].memory), len(new["anna"].memory)) == (8 + 7 * 16, 8 + 16)
+
+
+def test_a_read_before_the_newest_event_is_as_of_that_event() -> None:
+    states = few(USER, hour=Count(hours(1)), since=TimeSince())
+    state = states.apply({"anna": None}, events_of([START, START + timedelta(minutes=90)]))["anna"]
+    early = states.frame([state.value] * 2, START - timedelta(days=1))
+    assert early.select("hour", "since").rows() == [(1, 0.0)] * 2
+    assert states.numbers([state.value], START).tolist() == [[1, 0.0]]
+
+
+def test_one_entity_is_read_as_many_are() -> None:
+    states = STATES[USER]
+    rng = np.random.default_rng(0)
+    times = [START + timedelta(minutes=int(minute)) for minute in np.sort(rng.integers(0, 5000, 60))]
+    events = events_of(times, rng.integers(0, 5, 60).astype(float).tolist())
+    events = events.with_columns(user_id="u" + (pl.col("source_row") % 11).cast(pl.String))
+    known = states.apply(dict.fromkeys(states.ids_of(events)), events)
+    values = [*(state.value for state in known.values()), None] * 4
+    at = times[-1] + timedelta(hours=5)
+    together = states.numbers(values, at)
+    one_by_one = np.concatenate([states.numbers([value], at) for value in values])
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-14)
+    np.testing.assert_array_equal(together[:5], states.numbers(values[:5], at))
+
+
+def test_a_state_of_other_definitions_is_refused() -> None:
+    state = few(USER, one=Count()).apply({"anna": None}, events_of([START]))["anna"]
+    other = few(USER, one=Count(), two=Sum("value"))
+    for values in ([state.value], [state.value] * 2):
+        with pytest.raises(TowerlineError, match="other feature definitions; publish again"):
+            other.numbers(values, START)
+
+
+def test_a_column_that_cannot_be_packed_is_refused() -> None:
+    view = FeatureView(
+        name="odd",
+        entity=USER,
+        description="",
+        owner="",
+        columns={"both": pl.struct("item_id", "value")},
+        features={"last": LastN("both", 2)},
+    )
+    with pytest.raises(TowerlineError, match="view 'odd': the online store cannot keep column 'both' of type Struct"):
+        EntityStates(USER, (view,)).apply({"anna": None}, events_of([START]))

@@ -1,221 +1,282 @@
-import multiprocessing
-import pickle
-import signal
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
+"""What every online store promises, on SQLite and on a real Redis."""
 
+import pickle
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from pydantic import ValidationError
 
 from cluster.errors import TowerlineError
-from data import features
-from data.online_store import FIRST_APPENDED_ROW, OnlineStore
+from cluster.settings import Settings
+from data import materialization
+from data.aggregations import Count, LastN, TimeSince
+from data.dataset import Dataset, write_dataset
+from data.features import views
+from data.online_store import FIRST_APPENDED_ROW, OnlineStore, open_online_store
+from data.point_in_time import features_of
+from data.schema import ITEMS, QUARANTINE, USERS
+from data.validation import polars_schema
+from data.views import EVERYTHING, ITEM, USER, Entity, FeatureView
+from tests.data.conftest import START, Row, events_of
 
-ROWS = [("anna", "x", 1.0, 5), ("anna", "y", 2.0, 1), ("Борис/ '\"", "x", 3.5, 1), ("anna", "x", 4.0, 1)]
+ROWS: list[Row] = [("anna", "x", 1.0, 5), ("anna", "y", 2.0, 1), ("Борис/ '\"\0", "x", 3.5, 1), ("anna", "x", 4.0, 1)]
+NOW = datetime(2024, 1, 2, tzinfo=UTC)
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+"""After the ingest times that the store gives."""
+NEVER = 2**63 - 1
+RECENCY = {"user_recent_weight", "item_recent_weight"}
+
+Publish = Callable[..., int]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.cluster)])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    address = request.getfixturevalue("redis_url") if request.param == "redis" else ""
+    return Settings(home=tmp_path, online_store=address)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[OnlineStore]:
-    store = OnlineStore(tmp_path / "online" / "small.db")
+def store(settings: Settings) -> Iterator[OnlineStore]:
+    store = open_online_store(settings, "small")
     yield store
     store.close()
 
 
-@pytest.fixture
-def publish(
-    store: OnlineStore, make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
-) -> Callable[..., Any]:
-    return lambda rows: store.publish(write_small(tmp_path, make_events(rows)))
-
-
-def test_what_was_published_is_read_in_the_total_order(
-    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
-) -> None:
-    assert publish(ROWS) == 4
-    expected = make_events(ROWS).sort("event_time", "source_row")
-    assert_frame_equal(store.user_events(["anna"]), expected.filter(user_id="anna"))
-    assert_frame_equal(store.user_events(["anna", "Борис/ '\"", "nobody", "anna"]), expected)
-    assert store.user_attributes(["nobody", "anna"]).rows() == [("anna", ["age=30"])]
-
-
-def test_unknown_users_have_nothing(
-    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
-) -> None:
-    for _ in range(2):
-        assert store.user_events(["nobody"]).equals(make_events([]))
-        assert store.user_events([]).is_empty()
-        assert store.user_attributes(["nobody"]).is_empty()
-        publish(ROWS)
-
-
-def test_totals_of_items_follow_appended_events(
-    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
-) -> None:
-    publish(ROWS)
-    before = store.item_aggregates()
-    assert before.sort("item_id").select("item_id", "item_event_count", "item_sum_value").rows() == [
-        ("x", 3, 8.5),
-        ("y", 1, 2.0),
-    ]
-    assert store.item_aggregates() is before
-    assert store.append_events(make_events([("new", "x", 1.5, 3), ("new", "z", 1.0, 9)])) == 2
-    after = {row[0]: row[1:] for row in store.item_aggregates().iter_rows()}
-    start = make_events(ROWS)["event_time"].min() - timedelta(seconds=1)
-    assert after["x"] == (4, 10.0, start + timedelta(seconds=5))
-    assert after["z"] == (1, 1.0, start + timedelta(seconds=9))
-
-
-def test_another_process_is_noticed(
-    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
-) -> None:
-    publish(ROWS)
-    assert store.item_aggregates().height == 2
-    other = pickle.loads(pickle.dumps(store))
-    other.append_events(make_events([("new", "z", 1.0, 9)]))
-    other.close()
-    assert store.item_aggregates().height == 3
-
-
-def test_appending_twice_adds_nothing(store: OnlineStore, make_events: Callable[..., Any]) -> None:
-    events = make_events([*ROWS, ROWS[0]])
-    assert store.append_events(events.drop("source_row")) == 5
-    assert store.append_events(events) == 0
-    assert store.user_events(["anna"]).height == 4
-    assert store.item_aggregates()["item_event_count"].sum() == 5
-
-
-def test_appended_events_come_after_published_ones_of_the_same_time(
-    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
-) -> None:
-    publish(ROWS)
-    store.append_events(make_events([("anna", "first", 1.0, 1), ("anna", "second", 1.0, 1)]))
-    events = store.user_events(["anna"])
-    assert events["item_id"].to_list() == ["y", "x", "first", "second", "x"]
-    assert events["source_row"].to_list()[2:4] == [FIRST_APPENDED_ROW, FIRST_APPENDED_ROW + 1]
-
-
-def test_publishing_again_keeps_what_was_appended(
-    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
-) -> None:
-    publish(ROWS)
-    appended = make_events([("anna", "fresh", 1.0, 8), ("anna", "known by now", 1.0, 9)])
-    store.append_events(appended)
-    brings = ("anna", "known by now", 1.0, 9)
-    assert publish([ROWS[1], brings]) == 3
-    assert store.user_events(["anna"])["item_id"].to_list() == ["y", "fresh", "known by now"]
-    assert store.user_events(["Борис/ '\""]).is_empty()
-    assert dict(store.item_aggregates().select("item_id", "item_event_count").iter_rows()) == {
-        "y": 1,
-        "fresh": 1,
-        "known by now": 1,
+def write(home: Path, events: pl.DataFrame, ages: dict[str, int] | None = None) -> Dataset:
+    ages = {"anna": 30} if ages is None else ages
+    users = pl.DataFrame(
+        {"user_id": list(ages), "attributes": [[f"age={age}"] for age in ages.values()]}, schema=polars_schema(USERS)
+    )
+    empty = {
+        name: pl.DataFrame(schema=polars_schema(kind))
+        for name, kind in {"items": ITEMS, "quarantine": QUARANTINE}.items()
     }
+    return write_dataset(home, "small", events=events, users=users, **empty, source="a test")
+
+
+@pytest.fixture
+def publish(store: OnlineStore, tmp_path: Path) -> Publish:
+    return lambda events, **more: store.publish(write(tmp_path, events, **more))
+
+
+def expected(entity: Entity, ids: list[str], events: pl.DataFrame, at: datetime) -> pl.DataFrame:
+    keys = pl.DataFrame({"event_time": [at] * len(ids), "source_row": [NEVER] * len(ids)}).with_columns(
+        pl.col("event_time").cast(pl.Datetime("us", "UTC"))
+    )
+    if entity.key is not None:
+        keys = keys.with_columns(pl.Series(entity.key, ids))
+    mine = [view for view in views() if view.entity == entity]
+    return features_of(mine, events, keys).select(name for view in mine for name in view.features)
+
+
+def assert_online_equals_offline(store: OnlineStore, events: pl.DataFrame, at: datetime) -> None:
+    for entity in (USER, ITEM, EVERYTHING):
+        ids = [""] if entity.key is None else [*events[entity.key].unique().to_list(), "nobody"]
+        found, wanted = store.read(entity, ids, at), expected(entity, ids, events, at)
+        exact = [name for name in wanted.columns if name not in RECENCY]
+        assert_frame_equal(found.select(exact), wanted.select(exact), check_exact=True)
+        assert_frame_equal(found.select(wanted.columns), wanted, rel_tol=1e-5, abs_tol=1e-30)
+        numbers = store.read_numbers(entity, ids, at)
+        for place, name in enumerate(store.scalar_features(entity)):
+            np.testing.assert_allclose(numbers[:, place], wanted[name].to_numpy(), rtol=1e-6, atol=1e-30)
+
+
+def test_a_new_store_knows_nobody(store: OnlineStore) -> None:
+    assert store.published_version() is None
+    assert store.fingerprints() == {}
+    frame = store.read(USER, ["anna"], NOW)
+    assert frame.select("user_id", "history_items", "user_event_count", "known", "known_until").rows() == [
+        ("anna", [], 0, False, None)
+    ]
+    assert store.read(ITEM, [], NOW).height == 0
+    assert store.read_numbers(ITEM, [], NOW).shape == (0, len(store.scalar_features(ITEM)))
+    assert store.seen_items(["anna"]) == [frozenset()]
+    assert store.user_attributes(["anna"]).is_empty()
+    assert store.appended_events().is_empty()
+
+
+def test_what_was_published_is_read(store: OnlineStore, publish: Publish) -> None:
+    events = events_of(ROWS)
+    assert publish(events) == 4
+    assert_online_equals_offline(store, events, NOW)
+    assert_online_equals_offline(store, events, NOW + timedelta(days=400))
+    asked = ["nobody", "anna", ROWS[2][0], "anna"]
+    frame = store.read(USER, asked, NOW, ["user_event_count"])
+    assert frame.columns == ["user_id", "user_event_count", "known", "known_until"]
+    assert frame["user_id"].to_list() == asked
+    assert frame["user_event_count"].to_list() == [0, 3, 1, 3]
+    assert frame["known"].to_list() == [False, True, True, True]
+    assert frame["known_until"].to_list()[:2] == [None, START + timedelta(seconds=5)]
+    assert store.seen_items(asked) == [frozenset(), {"x", "y"}, {"x"}, {"x", "y"}]
+    assert store.user_attributes(["nobody", "anna"]).rows() == [("anna", ["age=30"])]
+    assert set(store.fingerprints()) == {view.name for view in views()}
+
+
+def test_an_appended_event_is_read_at_once(store: OnlineStore, publish: Publish) -> None:
+    events = events_of(ROWS)
+    publish(events)
+    new = events_of([("anna", "z", 2.5, 40), ("new", "x", 1.5, 2), ("anna", "y", 1.0, 5)])
+    other = pickle.loads(pickle.dumps(store))
+    assert other.append_events(new) == 3
+    other.close()
+    assert_online_equals_offline(store, pl.concat([events, store.appended_events()]), NOW)
+    assert store.read(USER, ["anna"], NOW)["history_items"].to_list() == [["y", "x", "x", "y", "z"]]
+    assert store.seen_items(["anna", "new"]) == [{"x", "y", "z"}, {"x"}]
+    assert store.appended_events()["source_row"].to_list() == [FIRST_APPENDED_ROW + place for place in range(3)]
+
+
+def test_events_can_be_appended_before_anything_is_published(store: OnlineStore, publish: Publish) -> None:
+    events = events_of(ROWS)
+    assert store.append_events(events) == 4
+    assert_online_equals_offline(store, events, NOW)
+    assert store.published_version() is None
+    assert publish(events_of([("anna", "w", 1.0, 9)])) == 5
+    assert store.read(USER, ["anna"], NOW)["history_items"].to_list() == [["y", "x", "x", "w"]]
+
+
+def test_an_event_counts_once(store: OnlineStore, publish: Publish) -> None:
+    events = events_of(ROWS)
+    publish(events)
+    assert store.append_events(events) == 0
+    new = events_of([("anna", "z", 2.5, 40)])
+    assert store.append_events(pl.concat([new, new])) == 1
+    assert store.append_events(pl.concat([new, events])) == 0
+    assert store.read(USER, ["anna"], NOW)["user_event_count"].to_list() == [4]
+    assert store.append_events(new.clear()) == 0
+
+
+def test_the_store_stamps_what_has_no_ingest_time(store: OnlineStore) -> None:
+    before = datetime.now(UTC)
+    new = events_of([("anna", "z", 2.5, second) for second in range(5)])
+    store.append_events(new[:3].drop("ingest_time", "source_row"))
+    store.append_events(new[3:].with_columns(ingest_time=pl.lit(None, dtype=pl.Datetime("us", "UTC"))))
+    stamps = store.appended_events()["ingest_time"].to_list()
+    assert stamps == sorted(set(stamps))
+    assert before <= stamps[0] <= stamps[-1] <= datetime.now(UTC)
+    assert store.read(USER, ["anna"], NOW)["known_until"].to_list() == [stamps[-1]]
+
+
+def test_events_that_break_the_contract_are_refused_as_a_whole(store: OnlineStore) -> None:
+    new = events_of([("anna", "z", 2.5, 1), ("anna", "y", 2.5, 1)])
+    with pytest.raises(TowerlineError, match="1 of 2 events have no item_id; none was stored"):
+        store.append_events(new.with_columns(item_id=pl.Series(["z", None])))
+    assert store.appended_events().is_empty()
+
+
+def test_publishing_again_keeps_what_was_appended(store: OnlineStore, publish: Publish) -> None:
+    publish(events_of(ROWS))
+    appended = events_of([("anna", "fresh", 1.0, 8), ("anna", "known by now", 1.0, 9)])
+    store.append_events(appended)
+    events = events_of([ROWS[1], ("anna", "known by now", 1.0, 9)])
+    assert publish(events, ages={"anna": 31, "eva": 5}) == 3
+    assert store.appended_events()["item_id"].to_list() == ["fresh"]
+    assert_online_equals_offline(store, pl.concat([events, store.appended_events()]), NOW)
+    assert store.seen_items(["anna", ROWS[2][0]]) == [{"y", "fresh", "known by now"}, frozenset()]
+    assert store.user_attributes(["eva", "anna"]).rows() == [("eva", ["age=5"]), ("anna", ["age=31"])]
+    assert store.append_events(appended) == 0
+
+
+def test_the_same_version_is_not_published_again(
+    store: OnlineStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(events_of(ROWS))
     version = store.published_version()
-    assert publish([ROWS[1], brings]) == 3
+    monkeypatch.setattr("data.dataset.Dataset.bucket", None)
+    assert publish(events_of(ROWS)) == 4
     assert store.published_version() == version
 
 
-def test_a_failed_publication_changes_nothing(
-    store: OnlineStore,
-    publish: Callable[..., Any],
-    make_events: Callable[..., Any],
-    write_small: Callable[..., Any],
-    tmp_path: Path,
+def test_only_what_a_version_adds_is_applied(
+    store: OnlineStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(ROWS)
-    dataset = write_small(tmp_path, make_events(ROWS[:1]))
-    (dataset.path / "users.parquet").write_bytes(b"gone")
-    with pytest.raises(pl.exceptions.PolarsError):
-        store.publish(dataset)
-    events = dataset.events().drop("split").with_columns(user_id=pl.lit(None, dtype=pl.String))
-    with pytest.raises(sqlite3.IntegrityError):
-        store.append_events(pl.concat([make_events([("c", "x", 1.0, 1)]), events]))
-    assert store.user_events(["anna", "c"]).height == 3
-    assert store.item_aggregates()["item_event_count"].sum() == 4
+    """An appended event that the data set brings as it is stays where it is."""
+    events = events_of(ROWS)
+    publish(events)
+    store.append_events(events_of([("anna", "z", 1.0, 8), ("anna", "v", 1.0, 8)]).drop("ingest_time", "source_row"))
+    added = events_of([("anna", "w", 2.0, 3), ("olga", "x", 1.0, 4)]).with_columns(pl.col("source_row") + 2**36)
+    brought = store.appended_events()[:1]
+    whole = pl.concat([events, added, brought])
+    with monkeypatch.context() as patched:
+        patched.setattr("data.materialization._states_of_bucket", None)
+        assert publish(whole, ages={"olga": 50}) == 8
+    assert store.appended_events()["item_id"].to_list() == ["v"]
+    assert_online_equals_offline(store, pl.concat([whole, store.appended_events()]), LATER)
+    assert store.user_attributes(["anna", "olga"]).rows() == [("olga", ["age=50"])]
+    assert store.seen_items(["olga"]) == [{"x"}]
+    assert store.append_events(whole) == 0
 
 
-def append_many(path: Path, events: pl.DataFrame, started: threading.Event) -> None:
-    store = OnlineStore(path)
-    started.wait()
-    for row in events.iter_slices(1):
-        store.append_events(row)
+def test_a_version_that_changes_an_event_is_published_as_a_whole(store: OnlineStore, publish: Publish) -> None:
+    publish(events_of(ROWS))
+    changed = events_of(ROWS).with_columns(value=pl.col("value") + 1)
+    publish(changed)
+    assert_online_equals_offline(store, changed, NOW)
 
 
-def test_several_processes_write_and_none_is_lost(
-    tmp_path: Path, make_events: Callable[..., Any], store: OnlineStore
+def test_a_killed_publication_leaves_the_old_version_and_is_taken_up(
+    store: OnlineStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    shares = [make_events([(f"u{writer}", "x", 1.0, second) for second in range(40)]) for writer in range(2)]
-    path = tmp_path / "online" / "small.db"
-    writers = [context.Process(target=append_many, args=(path, share, started)) for share in shares]
-    for writer in writers:
-        writer.start()
-    started.set()
-    store.append_events(make_events([("here", "x", 1.0, second) for second in range(40)]))
-    for writer in writers:
-        writer.join(60)
-    assert [writer.exitcode for writer in writers] == [0, 0]
-    assert store.user_events(["u0", "u1", "here"])["source_row"].n_unique() == 120
-    assert store.item_aggregates()["item_event_count"].to_list() == [120]
+    old, new = events_of(ROWS), events_of([(f"u{row}", "x", 1.0, row) for row in range(40)])
+    publish(old)
+    version = store.published_version()
+    original, done = materialization._states_of_bucket, []
+
+    def dying(*arguments: object) -> object:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(arguments[-1])
+        return original(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("data.materialization._states_of_bucket", dying)
+        with pytest.raises(KeyboardInterrupt):
+            publish(new)
+    assert store.published_version() == version
+    assert_online_equals_offline(store, old, NOW)
+    store.append_events(events_of([("meanwhile", "x", 1.0, 50)]).drop("ingest_time"))
+    again: list[object] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("data.materialization._states_of_bucket", lambda *a: again.append(a[-1]) or original(*a))
+        assert publish(new) == 41
+    assert len(again) == 3
+    assert_online_equals_offline(store, pl.concat([new, store.appended_events()]), LATER)
 
 
-def append_until_killed(path: Path, events: pl.DataFrame, confirmed: "multiprocessing.Queue[int]") -> None:
-    store = OnlineStore(path)
-    for number, row in enumerate(events.iter_slices(1)):
-        store.append_events(row)
-        confirmed.put(number)
+OTHER = (
+    FeatureView(
+        name="user_activity",
+        entity=USER,
+        description="",
+        owner="",
+        features={"events": Count(), "last": LastN("item_id", 2), "since": TimeSince()},
+    ),
+)
 
 
-def test_what_was_confirmed_survives_a_kill(
-    tmp_path: Path, make_events: Callable[..., Any], store: OnlineStore
+def test_other_definitions_are_a_version_of_their_own(
+    settings: Settings, store: OnlineStore, publish: Publish, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    confirmed = context.Queue()
-    events = make_events([("u", f"i{second}", 1.0, second) for second in range(5000)])
-    path = tmp_path / "online" / "small.db"
-    writer = context.Process(target=append_until_killed, args=(path, events, confirmed))
-    writer.start()
-    last = max(confirmed.get(timeout=60) for _ in range(20))
-    writer.kill()
-    writer.join(60)
-    assert writer.exitcode == -signal.SIGKILL
-    stored = store.user_events(["u"])["item_id"].to_list()
-    assert stored[: last + 1] == [f"i{second}" for second in range(last + 1)]
-    assert store.item_aggregates()["item_event_count"].sum() == len(stored) < 5000
+    publish(events_of(ROWS))
+    other = open_online_store(settings, "small", OTHER)
+    with pytest.raises(TowerlineError, match=r"other definitions .*user_activity \w{16} there, \w{16} here.*publish"):
+        other.read(USER, ["anna"], NOW)
+    assert other.published_version() is None
+    assert other.append_events(events_of([("anna", "z", 1.0, 8)])) == 1
+    other.publish(write(tmp_path, events_of(ROWS)))
+    assert other.read(USER, ["anna"], NOW).select("events", "last").rows() == [(4, ["x", "z"])]
+    assert set(other.fingerprints()) == {"user_activity"}
+    store.append_events(events_of([("anna", "v", 1.0, 9)]))
+    assert store.read(USER, ["anna"], NOW)["history_items"].to_list() == [["y", "x", "x", "z", "v"]]
+    other.publish(write(tmp_path, events_of(ROWS[:3])))
+    with pytest.raises(TowerlineError, match="other definitions"):
+        store.read(USER, ["anna"], NOW)
 
 
-def test_online_equals_offline(
-    store: OnlineStore, publish: Callable[..., Any], make_events: Callable[..., Any]
-) -> None:
-    """The features of a user and of items, as a training example at that moment would have held them."""
-    published = [(user, item, value, 3 * second) for second, (user, item, value, _) in enumerate(ROWS * 3)]
-    publish(published)
-    appended = [("anna", "z", 2.5, 40), ("anna", "x", 1.5, 40)]
-    store.append_events(make_events(appended))
-    example = ("anna", "x", 0.0, 41)
-    offline_events = features.with_sequence(make_events([*published, *appended, example]))
-    offline = features.user_windows(offline_events, 4).tail(1)
-    moment = offline["event_time"].item()
-    online = features.user_features_at(store.user_events(["anna"]), ["anna"], moment, 4)
-    assert_frame_equal(online, offline.select(online.columns))
-
-    timeline, counted = features.item_aggregates(offline_events), features.counted_timeline(offline_events)
-    keys = offline.select("item_id", "sequence", "event_time")
-    expected = features.item_features_at(timeline, counted, keys).select(features.ITEM_FEATURE_COLUMNS)
-    totals = store.item_aggregates()
-    state = totals.filter(item_id="x").with_columns(
-        pl.lit(totals["item_event_count"].sum()).alias(features.COUNTED_EVENTS), offline["event_time"]
-    )
-    assert_frame_equal(features.finish_item_features(state).select(features.ITEM_FEATURE_COLUMNS), expected)
-
-
-def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.db"
-    path.write_bytes(b"not a database at all, but long enough to be looked at as one" * 40)
-    with pytest.raises(TowerlineError, match=r"x\.db is no online store .*delete it and publish again"):
-        OnlineStore(path).item_aggregates()
+def test_an_address_that_is_no_redis_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"TOWERLINE_ONLINE_STORE is 'mysql://x'; expected redis://"):
+        Settings(home=tmp_path, online_store="mysql://x")
