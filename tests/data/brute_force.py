@@ -36,9 +36,9 @@ def seen_by(key: Row, events: list[Row], entity: str | None) -> list[Row]:
 def expected_features(view: FeatureView, events: pl.DataFrame, keys: pl.DataFrame) -> dict[str, list[Any]]:
     """Feature → values in the order of the keys."""
     past = micros(view.prepared(events)).to_dicts()
-    asked = micros(keys).to_dicts()
+    asked = [(key, seen_by(key, past, view.entity.key)) for key in micros(keys).to_dicts()]
     return {
-        name: [_feature(view, aggregation, seen_by(key, past, view.entity.key), key) for key in asked]
+        name: [_feature(view, aggregation, seen, key) for key, seen in asked]
         for name, aggregation in view.features.items()
     }
 

@@ -5,7 +5,7 @@ import pytest
 
 from cluster.errors import TowerlineError
 from data import features
-from data.aggregations import Count, Latest, RecencyWeighted, days
+from data.aggregations import Count, Latest, Mean, RecencyWeighted, days
 from data.leakage import Computation, check_leakage, generate_events, lint_views
 from data.point_in_time import features_at
 from data.views import USER, FeatureView
@@ -33,7 +33,7 @@ def test_what_sees_only_the_known_past_is_left_alone() -> None:
     report = check_leakage(joined(MINE & BEFORE & KNOWN, pl.col("value_event").sum()))
     assert report.leaks == ()
     assert report.features == ("feature",)
-    assert report.examples > 300
+    assert report.examples > 1_000
     report.require_none()
 
 
@@ -78,6 +78,22 @@ def test_a_tie_in_time_is_not_the_past() -> None:
     is_other = pl.col("source_row_event") != pl.col("source_row")
     (leak,) = check_leakage(joined(MINE & is_before & is_other & KNOWN, pl.len())).leaks
     assert leak.change.startswith("later events")
+
+
+@pytest.mark.parametrize("of_others", [pl.col("value").mean(), pl.col("value").shift(-1), pl.col("value").rank()])
+def test_a_view_whose_column_is_not_about_one_event_is_a_leak(of_others: pl.Expr) -> None:
+    view = FeatureView(
+        name="leaky",
+        entity=USER,
+        features={"events": Count(), "above": Mean("above"), "last_above": Latest("above")},
+        columns={"above": pl.col("value") - of_others},
+        description="",
+        owner="",
+    )
+    report = check_leakage(view)
+    assert [leak.feature for leak in report.leaks] == ["above", "last_above"]
+    with pytest.raises(TowerlineError, match="leaky: feature 'above' leaks: for user"):
+        report.require_none()
 
 
 def test_only_the_leaky_feature_is_named() -> None:

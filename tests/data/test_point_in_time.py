@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
@@ -221,6 +222,27 @@ def test_no_order_of_rows_and_no_cut_into_buckets_matters(
     for user in keys["user_id"].unique():
         mine = pl.col("user_id") == user
         assert_frame_equal(features_at(EVERY_FEATURE, events.filter(mine), keys.filter(mine)), whole.filter(mine))
+
+
+def test_thousands_of_events_with_one_user_far_ahead() -> None:
+    """A fifth of all events are one user's, a tenth are late by minutes to days; a sample of all is compared."""
+    random = np.random.default_rng(5)
+    count = 4_000
+    users = np.where(random.random(count) < 0.2, 0, random.zipf(1.3, count) % 300)
+    times = random.integers(0, 40 * 24 * 60, count) * MINUTE_US
+    delays = np.where(random.random(count) < 0.1, random.integers(0, 5 * 24 * 60, count) * MINUTE_US, 0)
+    rows = [
+        (f"user {user}", f"item {item}", float(value), int(time), int(delay))
+        for user, item, value, time, delay in zip(
+            users, random.zipf(1.3, count) % 50, random.integers(1, 6, count), times, delays, strict=True
+        )
+    ]
+    events = events_of(rows)
+    keys = events.select("user_id", "event_time", "source_row")
+    chosen = random.choice(count, 300, replace=False)
+    whole = features_at(EVERY_FEATURE, events, keys)[chosen]
+    assert_frame_equal(whole, features_at(EVERY_FEATURE, events, keys[chosen]))
+    check(EVERY_FEATURE, events, keys[chosen])
 
 
 def test_an_event_leaves_a_window_at_the_microsecond() -> None:
