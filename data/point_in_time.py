@@ -193,7 +193,7 @@ class _Features:
         parts = {name: [column.implode().clear()] for name, column in sources.items()}
         for positions, offsets in self._seen.last(length, self._known):
             for name, column in sources.items():
-                values = column.gather(pl.Series(positions)).to_arrow()
+                values = column.gather(pl.Series(positions)).to_arrow(compat_level=pl.CompatLevel.newest())
                 lists = pa.LargeListArray.from_arrays(offsets, values)
                 parts[name].append(pl.Series(name, lists, dtype=pl.List(column.dtype)))
         return {name: pl.concat(part) for name, part in parts.items()}
