@@ -1,10 +1,13 @@
 """Feature rows as padded tensors: the one step between a table and a model, offline and online."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -48,24 +51,24 @@ class UserBatch:
 
 def encode_users(rows: pl.DataFrame, vocabulary: Vocabulary, history_length: int) -> UserBatch:
     """Encode B feature rows (`history_items`, `history_values`, `history_times`, `user_attributes`, `event_time`)."""
-    layout = _right_aligned(rows[HISTORY_ITEMS], history_length)
-    items = vocabulary.encode_items(_flat(rows[HISTORY_ITEMS]))
-    values = vocabulary.encode_values(_flat(rows[HISTORY_VALUES]).to_numpy().astype(np.float32))
-    times = _flat(rows[HISTORY_TIMES]).dt.epoch("us").to_numpy()
-    now = rows[EVENT_TIME].dt.epoch("us").to_numpy()
+    histories, values_of, times_of = (rows[name].to_arrow() for name in (HISTORY_ITEMS, HISTORY_VALUES, HISTORY_TIMES))
+    layout = _right_aligned(histories, history_length)
+    items = encode(histories.flatten(), vocabulary.item_codes)
+    values = vocabulary.encode_values(values_of.flatten().to_numpy())
+    times, now = _micros(times_of.flatten()), _micros(rows[EVENT_TIME].to_arrow())
     ages = (now[layout.row] - times[layout.source]) / 1e6
     return UserBatch(
         history_BL=layout.scatter(items, np.int32),
         history_values_BL=layout.scatter(values, np.int8),
         history_ages_BL=layout.scatter_kept(ages, np.float32),
-        attributes_BA=encode_attributes(rows[USER_ATTRIBUTES], vocabulary.user_attributes),
+        attributes_BA=encode_attributes(rows[USER_ATTRIBUTES], vocabulary.user_attribute_codes),
     )
 
 
-def encode_attributes(tokens: pl.Series, known: tuple[str, ...]) -> Tensor:
+def encode_attributes(tokens: pl.Series, codes: Mapping[str, int]) -> Tensor:
     """Codes (N, MAX_ATTRIBUTES), int32, of N token lists."""
-    layout = _right_aligned(tokens, MAX_ATTRIBUTES)
-    return layout.scatter(encode(_flat(tokens), known), np.int32)
+    lists = tokens.to_arrow()
+    return _right_aligned(lists, MAX_ATTRIBUTES).scatter(encode(lists.flatten(), codes), np.int32)
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,14 @@ class _Layout:
         return torch.from_numpy(padded)
 
 
-def _right_aligned(lists: pl.Series, width: int) -> _Layout:
-    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+def _right_aligned(lists: pa.Array, width: int) -> _Layout:
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
     row = np.repeat(np.arange(len(lengths)), lengths)
     from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(lengths.sum())
     kept = np.flatnonzero(from_end <= width)
     return _Layout((len(lengths), width), kept, row[kept], width - from_end[kept])
 
 
-def _flat(lists: pl.Series) -> pl.Series:
-    return lists.drop_nulls().filter(lists.drop_nulls().list.len() > 0).explode()
+def _micros(moments: pa.Array) -> npt.NDArray[np.int64]:
+    micros: npt.NDArray[np.int64] = moments.cast(pa.int64()).to_numpy()
+    return micros

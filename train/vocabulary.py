@@ -1,13 +1,15 @@
 """Ids and attribute tokens as dense codes, versioned with the model that learnt them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.schema import ATTRIBUTES, ITEM_ID
 
@@ -53,12 +55,23 @@ class Vocabulary:
         return len(self.items)
 
     @cached_property
-    def _item_codes(self) -> dict[str, int]:
-        return {item: code for code, item in enumerate(self.items, start=1)}
+    def item_codes(self) -> dict[str, int]:
+        """Item id → code."""
+        return _codes(self.items)
+
+    @cached_property
+    def item_attribute_codes(self) -> dict[str, int]:
+        """Token of an item → code."""
+        return _codes(self.item_attributes)
+
+    @cached_property
+    def user_attribute_codes(self) -> dict[str, int]:
+        """Token of a user → code."""
+        return _codes(self.user_attributes)
 
     def item_code(self, item_id: str) -> int:
         """The code of an item, `UNKNOWN` if it has none."""
-        return self._item_codes.get(item_id, UNKNOWN)
+        return self.item_codes.get(item_id, UNKNOWN)
 
     def item_ids(self, codes: Iterable[int]) -> list[str]:
         """The ids of known item codes."""
@@ -66,18 +79,23 @@ class Vocabulary:
 
     def encode_items(self, ids: pl.Series) -> npt.NDArray[np.int64]:
         """Codes (N,) of N item ids."""
-        return encode(ids, self.items)
+        return encode(ids.to_arrow(), self.item_codes)
 
     def encode_values(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """Bins of event values, from 1; 0 is left to padding. Same shape as `values`."""
         return np.digitize(values, np.asarray(self.value_edges, dtype=np.float32)).astype(np.int64) + 1
 
 
-def encode(tokens: pl.Series, known: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Codes (N,) of N tokens by their position in `known`; `UNKNOWN` for the others."""
-    codes = pl.DataFrame({"token": pl.Series(known, dtype=pl.String), "code": np.arange(1, len(known) + 1)})
-    joined = tokens.to_frame("token").join(codes, on="token", how="left", maintain_order="left")
-    return joined["code"].fill_null(UNKNOWN).to_numpy().astype(np.int64)
+def encode(tokens: pa.Array, codes: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """Codes (N,) of N tokens; `UNKNOWN` for null and for those without one. Each distinct token is looked up once."""
+    distinct = pc.dictionary_encode(tokens, null_encoding="encode")
+    known = [UNKNOWN if token is None else codes.get(token, UNKNOWN) for token in distinct.dictionary.to_pylist()]
+    found: npt.NDArray[np.int64] = np.array(known, dtype=np.int64)[distinct.indices.to_numpy()]
+    return found
+
+
+def _codes(tokens: Sequence[str]) -> dict[str, int]:
+    return {token: code for code, token in enumerate(tokens, start=1)}
 
 
 def _distinct_tokens(entities: pl.DataFrame) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def test_rows_do_not_influence_each_other() -> None:
 
 def test_only_the_last_attributes_are_read_when_there_are_too_many() -> None:
     tokens = pl.Series([[f"token={number}" for number in range(20)], ["token=3"]])
-    codes = encode_attributes(tokens, VOCABULARY.user_attributes)
+    codes = encode_attributes(tokens, VOCABULARY.user_attribute_codes)
     assert codes.shape == (2, MAX_ATTRIBUTES)
     assert codes[0].tolist() == list(range(20 - MAX_ATTRIBUTES + 1, 21))
     assert codes[1].tolist() == [0] * (MAX_ATTRIBUTES - 1) + [4]

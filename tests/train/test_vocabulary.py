@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from train.vocabulary import UNKNOWN, Vocabulary, encode
@@ -91,4 +92,4 @@ def test_few_distinct_values_make_few_bins_and_the_same_value_always_the_same_bi
 def test_no_attributes_at_all_are_fine() -> None:
     vocabulary = build([("x", 1.0)], [], [("u", [])])
     assert (vocabulary.items, vocabulary.item_attributes, vocabulary.user_attributes) == (("x",), (), ())
-    assert encode(pl.Series(["kind=x"]), vocabulary.item_attributes).tolist() == [UNKNOWN]
+    assert encode(pa.array(["kind=x"]), vocabulary.item_attribute_codes).tolist() == [UNKNOWN]

@@ -62,7 +62,7 @@ def ranker_inputs(
     history_BL = encode_users(rows, vocabulary, retrieval.config.history_length).history_BL.numpy().astype(np.int64)
     dense_BKF = candidate_features(candidates_BK, scores_BK, item_features_BKF, history_BL, retrieval)
     return RankerInputs(
-        user_attributes_BA=encode_attributes(rows[USER_ATTRIBUTES], vocabulary.user_attributes),
+        user_attributes_BA=encode_attributes(rows[USER_ATTRIBUTES], vocabulary.user_attribute_codes),
         user_features_BF=torch.from_numpy(user_features(rows)),
         candidates_BK=torch.from_numpy(candidates_BK),
         candidate_features_BKF=torch.from_numpy(dense_BKF),

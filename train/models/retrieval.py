@@ -94,4 +94,4 @@ def item_attribute_codes(items: pl.DataFrame, vocabulary: Vocabulary) -> Tensor:
     """Attribute codes (I, MAX_ATTRIBUTES), int32, of every item code; items that no table lists have none."""
     catalogue = pl.DataFrame({ITEM_ID: ["", *vocabulary.items]})
     rows = catalogue.join(items.select(ITEM_ID, ATTRIBUTES), on=ITEM_ID, how="left", maintain_order="left")
-    return encode_attributes(rows[ATTRIBUTES], vocabulary.item_attributes)
+    return encode_attributes(rows[ATTRIBUTES], vocabulary.item_attribute_codes)
