@@ -10,7 +10,7 @@ earlier moment is answered as of the newest event: a state does not remember wha
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import numpy as np
@@ -46,6 +46,11 @@ class EntityStates:
     def scalar_features(self) -> tuple[str, ...]:
         """The columns of `numbers`."""
         return tuple(feature for _, feature in self.layout.numbers)
+
+    @cached_property
+    def lifetime(self) -> timedelta | None:
+        """How long after its last change a state may be forgotten with no feature ever differing; None if never."""
+        return self.layout.lifetime
 
     def apply(self, old: Mapping[str, State | None], events: pl.DataFrame) -> dict[str, State]:
         """The new states of the entities in `old`, to which all `events` (columns of the contract) belong.

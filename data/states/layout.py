@@ -186,6 +186,21 @@ class StateLayout:
         return Ratios([ratio for _, ratio in self.ratios])
 
     @cached_property
+    def lifetime(self) -> timedelta | None:
+        """How long after the newest event a state matters; None if for ever.
+
+        Only where every view has a time to live and no feature would still count an older event after a new one.
+        """
+        ttls = [view.ttl for view in self.views if view.ttl is not None]
+        lasting = [*self._aggregations(LastN), *self._aggregations(RecencyWeighted)]
+        has_all_time = any(
+            getattr(each, "window", None) == ALL_TIME for view in self.views for each in view.features.values()
+        )
+        if not ttls or len(ttls) < len(self.views) or lasting or has_all_time:
+            return None
+        return max([*ttls, *(window.length_us * MICROSECOND + window.hop for window in self.finite)])
+
+    @cached_property
     def numbers(self) -> tuple[tuple[int, str], ...]:
         """(view, feature) of all features that are one number, in the order in which they are finished."""
         ratios = tuple((view, ratio.feature) for view, ratio in self.ratios)

@@ -8,12 +8,9 @@ import json
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from data.dataset import Dataset
@@ -22,11 +19,11 @@ from data.states.update import State
 from data.stores.appending import numbered, to_contract
 from data.stores.definitions import Definitions
 from data.stores.published_ids import Sharding, holds
+from data.stores.reads import Reads
 from data.stores.sqlite_connection import Connections
 from data.stores.sqlite_publication import SqlitePublication
 from data.stores.sqlite_version import (
     PARAMETERS,
-    Version,
     VersionTables,
     counters_of,
     log_after,
@@ -35,13 +32,14 @@ from data.stores.sqlite_version import (
     rows_in,
     versions,
 )
+from data.stores.version import Version
 from data.validation import polars_schema
 from data.views import Entity, FeatureView
 
 USER_TYPES = polars_schema(USERS)
 
 
-class SqliteStore:
+class SqliteStore(Reads):
     """The online store of one data set in a file. Usable from several threads, and picklable: it is only a path."""
 
     def __init__(self, path: Path, views: Sequence[FeatureView]) -> None:
@@ -71,28 +69,6 @@ class SqliteStore:
                 self._apply(connection, new, counters.next_row)
         return new.height
 
-    def read(
-        self,
-        entity: Entity,
-        ids: Sequence[str],
-        at: datetime,
-        features: Sequence[str] | None = None,
-        extra: Mapping[int, pl.DataFrame] | None = None,
-    ) -> pl.DataFrame:
-        values = self.values(entity, ids)
-        if extra:
-            held = self._states(entity, list(dict.fromkeys(ids[row] for row in extra)))
-            states = {row: held.get(ids[row]) for row in extra}
-            for row, value in self._definitions.extended(entity, states, extra).items():
-                values[row] = value
-        return self._definitions.frame(entity, ids, values, at, features)
-
-    def read_numbers(self, entity: Entity, ids: Sequence[str], at: datetime) -> npt.NDArray[np.float64]:
-        return self._definitions.numbers(entity, self.values(entity, ids), at)
-
-    def scalar_features(self, entity: Entity) -> tuple[str, ...]:
-        return self._definitions.states[entity].scalar_features
-
     def values(self, entity: Entity, ids: Sequence[str]) -> list[bytes | None]:
         """The packed value of each id, None if there is none."""
         if len(ids) == 1:
@@ -101,7 +77,7 @@ class SqliteStore:
         found = dict(self._query("SELECT id, value FROM {table} WHERE id IN ({ids})", entity.name, ids))
         return [found.get(each) for each in ids]
 
-    def _states(self, entity: Entity, ids: Sequence[str]) -> dict[str, State]:
+    def states(self, entity: Entity, ids: Sequence[str]) -> dict[str, State]:
         rows = self._query("SELECT id, value, memory FROM {table} WHERE id IN ({ids})", entity.name, ids)
         return {entity_id: State(value, memory) for entity_id, value, memory in rows}
 

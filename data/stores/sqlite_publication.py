@@ -12,7 +12,6 @@ from data.stores.definitions import Definitions
 from data.stores.published_ids import Sharding, holds
 from data.stores.sqlite_connection import Connections
 from data.stores.sqlite_version import (
-    Version,
     VersionTables,
     counters_of,
     drop_version,
@@ -20,6 +19,7 @@ from data.stores.sqlite_version import (
     new_version,
     versions,
 )
+from data.stores.version import Version
 from data.views import USER
 
 LOGGED_AT_ONCE = 50_000

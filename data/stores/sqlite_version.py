@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -15,6 +14,7 @@ from data.states.update import State
 from data.stores.appending import EVENT_TYPES, Counters
 from data.stores.definitions import Definitions
 from data.stores.sqlite_tables import OF_VERSION
+from data.stores.version import Version
 from data.views import ENTITIES, EVERYTHING, Entity
 
 PARAMETERS = 30_000
@@ -22,25 +22,6 @@ PARAMETERS = 30_000
 
 EVENTS_AT_ONCE = 50_000
 _TIMES = ("event_time", "ingest_time")
-
-
-@dataclass(frozen=True)
-class Version:
-    """A row of `versions`."""
-
-    number: int
-    definitions: str
-    fingerprints: str
-    data_version: str
-    buckets: int
-    shards: int
-    events: int
-    applied: int
-    published: int
-
-    def exists_as(self, data_version: str, definitions: Definitions) -> bool:
-        """Whether it is the states of this data version under these definitions."""
-        return (self.data_version, self.definitions) == (data_version, definitions.fingerprint)
 
 
 def versions(connection: sqlite3.Connection) -> list[Version]:

@@ -280,3 +280,13 @@ def test_other_definitions_are_a_version_of_their_own(
 def test_an_address_that_is_no_redis_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"TOWERLINE_ONLINE_STORE is 'mysql://x'; expected redis://"):
         Settings(home=tmp_path, online_store="mysql://x")
+
+
+def test_events_that_nobody_else_is_told_of(store: OnlineStore, publish: Publish) -> None:
+    events = events_of(ROWS)
+    publish(events)
+    extra = {row: events_of([("", f"brought {row}", 1.0, 8)]) for row in (0, 2)}
+    frame = store.read(USER, ["anna", "anna", "nobody"], NOW, extra=extra)
+    assert frame["history_items"].to_list() == [["y", "x", "x", "brought 0"], ["y", "x", "x"], ["brought 2"]]
+    assert frame["user_distinct_items_30d"].to_list() == [3, 2, 1]
+    assert_online_equals_offline(store, events, NOW)
