@@ -8,6 +8,7 @@ is waited for.
 """
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -41,9 +42,6 @@ Handler = Callable[[pl.DataFrame], int]
 """Stores events that are new by event_id, durably when it returns; how many were new. All of them or, if it raises,
 none. It stamps `ingest_time` itself, which is null here."""
 
-AWAY = (StreamAwayError, ConnectionError, TimeoutError, redis.ConnectionError, redis.TimeoutError)
-"""What says that a server does not answer, not that a message is bad."""
-
 TRIES = 3
 """How often a message is handed over on its own before it is quarantined."""
 REFUSALS_IN_A_ROW = 100
@@ -54,6 +52,17 @@ POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 10.0
 CLOCK_SKEW = timedelta(minutes=1)
 """By so much a producer's clock may be fast: its event then happened when it arrived."""
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says that a server does not answer or has no time."""
+    if error is None or isinstance(error, redis.AuthenticationError):
+        return False
+    if isinstance(error, StreamAwayError | ConnectionError | TimeoutError | redis.ConnectionError | redis.TimeoutError):
+        return True
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return is_away(error.__cause__)
 
 
 class StopError(Exception):
@@ -100,7 +109,7 @@ class Follower:
         except StopError:
             logger.info("%s: what was not committed will be delivered again", self.source.name)
         finally:
-            with suppress(*AWAY):
+            with suppress(StreamAwayError):
                 self._subscription.close()
         return self.progress
 
@@ -203,14 +212,16 @@ class Follower:
         while True:
             try:
                 result = action()
-            except AWAY as error:
+            except Exception as error:
+                if not is_away(error):
+                    raise
                 if not away_since:
                     away_since = time.monotonic()
                     logger.warning("%s is away (%s); waiting for it", who, error)
                 if self.stop.wait(wait):
                     raise StopError from error
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
-                with suppress(*AWAY):
+                with suppress(StreamAwayError):
                     self._subscription.keep()
             else:
                 if away_since:
