@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import TowerlineError
 from data.buckets import bucket_file, bucket_of, buckets_for, split_by_bucket, write_table
@@ -131,7 +131,13 @@ def open_dataset(home: Path, name: str) -> Dataset:
             f"`python -m jobs.ingest_events --dataset {name}`, and --events FILE if the events are your own"
         )
     path = current.resolve()
-    manifest = DatasetManifest.model_validate_json((path / MANIFEST_FILE).read_text())
+    try:
+        manifest = DatasetManifest.model_validate_json((path / MANIFEST_FILE).read_text())
+    except ValidationError as error:
+        raise TowerlineError(
+            f"data set {name!r}: {path} was written in another form than this version of Towerline reads "
+            f"({error.error_count()} differences); ingest it again"
+        ) from error
     return Dataset(name, path, manifest)
 
 

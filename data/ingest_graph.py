@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pyarrow as pa
+
 from cluster.errors import TowerlineError
 from data.attributes import Entities
 from data.buckets import buckets_for
@@ -82,21 +84,7 @@ class IngestionGraph:
         merger = ItemMerger(self.version, len(buckets), tuple(bucket.by_item for bucket in buckets))
         items = sum(self.run(merger, range(len(buckets))))
         quarantined = write_quarantine(self.version, self._work, parts, self.items, self.users)
-        manifest = DatasetManifest(
-            name=self.name,
-            data_version=version_of((bucket.content for bucket in buckets), tables),
-            buckets=len(buckets),
-            events=sum(bucket.events for bucket in buckets),
-            users=sum(bucket.users for bucket in buckets),
-            held_out_users=sum(bucket.held_out_users for bucket in buckets),
-            items=items,
-            quarantined=quarantined,
-            first_event_time=min(bucket.first for bucket in buckets if bucket.first),
-            last_event_time=max(bucket.last for bucket in buckets if bucket.last),
-            next_file=next_file(parts, self.previous.manifest.next_file if self.previous else 0),
-            ingest_time_rule=self._ingest_time_rule(),
-            source=self.label,
-        )
+        manifest = self._manifest(parts, buckets, tables, items, quarantined)
         (self.version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
         report.write(self.version)
         shutil.rmtree(self._work)
@@ -173,6 +161,30 @@ class IngestionGraph:
         wanted = here if numbers <= {part.file for part in parts} else parts
         results = list(self.run(RepeatedReader(self._work, self.expectations.events, files), wanted)) if files else []
         return sum((reasons for reasons, _ in results), Counter[str]()), [findings for _, findings in results]
+
+    def _manifest(
+        self,
+        parts: Sequence[NumberedPart],
+        buckets: Sequence[UserBucket],
+        tables: Sequence[pa.Table],
+        items: int,
+        quarantined: int,
+    ) -> DatasetManifest:
+        return DatasetManifest(
+            name=self.name,
+            data_version=version_of((bucket.content for bucket in buckets), tables),
+            buckets=len(buckets),
+            events=sum(bucket.events for bucket in buckets),
+            users=sum(bucket.users for bucket in buckets),
+            held_out_users=sum(bucket.held_out_users for bucket in buckets),
+            items=items,
+            quarantined=quarantined,
+            first_event_time=min(bucket.first for bucket in buckets if bucket.first),
+            last_event_time=max(bucket.last for bucket in buckets if bucket.last),
+            next_file=next_file(parts, self.previous.manifest.next_file if self.previous else 0),
+            ingest_time_rule=self._ingest_time_rule(),
+            source=self.label,
+        )
 
     def _report(self, events: Sequence[Findings]) -> ValidationReport:
         findings: dict[TableName, Findings] = {"events": sum(events, Findings())}

@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 import polars as pl
-from pydantic import ValidationError
 
 from cluster.assets import MOVIELENS_100K, fetch
 from cluster.errors import TowerlineError
@@ -198,17 +197,17 @@ def ingest_source(
         built = graph.build()
         is_new = current is None or built.manifest.data_version != current.manifest.data_version
         if is_new:
-            version.publish(built.manifest.data_version[:12])
+            version.publish(built.manifest.data_version[:12], after=previous.path if previous else None)
     return Ingested(
         open_dataset(home, name), built.rows_read, is_new, built.already_there, dict(built.reasons.most_common())
     )
 
 
 def _current(home: Path, name: str) -> Dataset | None:
-    """The version there is; one that was written before data sets had their present form counts as none."""
+    """The version there is; one that was written in another form counts as none."""
     try:
         return open_dataset(home, name) if (dataset_folder(home, name) / CURRENT).exists() else None
-    except ValidationError:
+    except TowerlineError:
         return None
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.errors import TowerlineError
+
 CURRENT = "current"
 
 
@@ -19,13 +21,21 @@ class NewVersion:
         self.path = path
         """Temporary folder; holds what the version will hold."""
 
-    def publish(self, name: str) -> Path:
-        """Make it the current version, under `name` and a random suffix; gives its folder."""
+    def publish(self, name: str, after: Path | None = None) -> Path:
+        """Make it the current version, under `name` and a random suffix; gives its folder.
+
+        Raises TowerlineError if it was made from version `after` and that is no longer the current one.
+        """
         for file in self.path.rglob("*"):
             _sync(file)
         _sync(self.path)
         version = self._folder / f"{name}-{uuid.uuid4().hex[:6]}"
         with _locked(self._folder):
+            if after is not None and (self._folder / CURRENT).resolve() != after:
+                raise TowerlineError(
+                    f"{self._folder.name}: another job has written a version while this one added to {after.name}; run "
+                    "the same command again"
+                )
             _make_current(self._folder, self.path, version)
         return version
 

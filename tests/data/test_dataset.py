@@ -89,6 +89,15 @@ def test_buckets_hold_the_same_events_sorted_by_their_entity(
         dataset.bucket(EVERYTHING, 0)
 
 
+def test_a_version_of_another_form_says_so(
+    make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
+) -> None:
+    dataset = write_small(tmp_path, make_events(ROWS))
+    (dataset.path / "manifest.json").write_text('{"name": "small"}')
+    with pytest.raises(TowerlineError, match=r"'small': .* was written in another form .*; ingest it again"):
+        open_dataset(tmp_path, "small")
+
+
 def test_a_version_that_lost_a_file_says_so(
     make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
