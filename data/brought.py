@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from data.entity_state import EPOCH
 from data.features import NEVER
 from data.schema import EVENT_ID, EVENT_TIME, EVENT_TYPE, EVENTS, INGEST_TIME, ITEM_ID, SOURCE_ROW, USER_ID, VALUE
 from data.views import EVENT_TYPES
@@ -18,7 +19,10 @@ BROUGHT_VALUE = "brought_value"
 
 
 def brought_events(user_id: str, items: Sequence[str], value: float, at: datetime) -> pl.DataFrame:
-    """One event per item, oldest first, after all others of the moment `at`."""
+    """One event per item, oldest first, after all others of the moment `at`.
+
+    Known ever since, so that up to when a state knows of its entity (`known_until`) stays what the store says.
+    """
     count = len(items)
     columns: dict[str, Any] = {
         **dict.fromkeys(EVENTS.names, [None] * count),
@@ -28,7 +32,7 @@ def brought_events(user_id: str, items: Sequence[str], value: float, at: datetim
         ITEM_ID: list(items),
         VALUE: [value] * count,
         EVENT_TIME: [at] * count,
-        INGEST_TIME: [at] * count,
+        INGEST_TIME: [EPOCH] * count,
         SOURCE_ROW: range(NEVER - count, NEVER),
     }
     return pl.DataFrame(columns, schema=EVENT_TYPES)

@@ -129,6 +129,11 @@ def _pick_rows(column: NDArray[N], rows: Sequence[int]) -> NDArray[N]:
     return column[list(rows)] if column.size else column
 
 
+def without(frame: pl.DataFrame, *names: str) -> pl.DataFrame:
+    """The other columns. `DataFrame.drop` runs a whole query for it, which a request would notice."""
+    return pl.DataFrame([column for column in frame.get_columns() if column.name not in names])
+
+
 class Stage(Protocol):
     """One step of the graph: a plain class over a batch. It may run in the gateway or in a deployment of its own."""
 

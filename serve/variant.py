@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from data.features import ITEM_FEATURE_COLUMNS
@@ -90,13 +91,15 @@ class Variant:
         """The nearest items: codes and scores (B, K), best first."""
         return self._retrieval.index.search(vectors_BD, count)
 
-    def rank(self, users: pl.DataFrame, codes_BK: Codes, scores_BK: Floats, item_features: pl.DataFrame) -> Floats:
+    def rank(
+        self, users: pl.DataFrame, codes_BK: Codes, scores_BK: Floats, items: pl.DataFrame, rows_BK: Codes
+    ) -> Floats:
         """Ranking scores (B, K) of candidates in retrieval order with their retrieval scores.
 
-        `item_features` has B x K rows in the order of `codes_BK`.
+        `items` has the features of items, `rows_BK` the row of each candidate among them.
         """
-        flat_NF = item_features.select(ITEM_FEATURE_COLUMNS).to_numpy().astype("float32")
-        features_BKF = flat_NF.reshape(*codes_BK.shape, len(ITEM_FEATURE_COLUMNS))
+        features_NF = np.column_stack([items.get_column(name).to_numpy() for name in ITEM_FEATURE_COLUMNS])
+        features_BKF = features_NF.astype(np.float32)[rows_BK]
         return self._ranking.score(users, codes_BK, scores_BK, features_BKF, self._retrieval)
 
     def similar(self, code: int, count: int) -> tuple[list[int], list[float]]:

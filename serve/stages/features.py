@@ -10,7 +10,7 @@ from data.features import ALL_MEAN_VALUE, TIME
 from data.online_store import OnlineStore
 from data.schema import EVENT_TIME, USER_ATTRIBUTES, USER_EVENT_COUNT, USER_ID, USER_MEAN_VALUE
 from data.views import EVERYTHING, USER
-from serve.batch import Batch
+from serve.batch import Batch, without
 from serve.variant import Catalogue
 from train.vocabulary import UNKNOWN
 
@@ -28,7 +28,7 @@ class Features:
         """Fill in `data_version`, `users`, `everything`, `known` and `seen`. A user nobody knows has no history."""
         data_version = self._store.published_version()
         asked = [call.user_id for call in batch.calls]
-        (everything,) = self._store.read(EVERYTHING, [""], batch.at).drop("known").rows(named=True)
+        everything = without(self._store.read(EVERYTHING, [""], batch.at), "known").row(0, named=True)
         stored = self._store.read(USER, asked, batch.at)
         brought = [self._in_catalogue(call.recent_items) for call in batch.calls]
         values = _values(stored, everything[ALL_MEAN_VALUE])
@@ -38,11 +38,13 @@ class Features:
         return dataclasses.replace(
             batch,
             data_version=data_version,
-            users=users.drop("known").with_columns(
-                pl.Series(EVENT_TIME, [batch.at] * len(batch), dtype=TIME),
-                pl.Series(USER_ATTRIBUTES, [attributes.get(user, []) for user in asked], dtype=TOKENS),
-                pl.Series(BROUGHT_ITEMS, brought, dtype=TOKENS),
-                pl.Series(BROUGHT_VALUE, values, dtype=pl.Float32),
+            users=without(users, "known").hstack(
+                [
+                    pl.Series(EVENT_TIME, [batch.at] * len(batch), dtype=TIME),
+                    pl.Series(USER_ATTRIBUTES, [attributes.get(user, []) for user in asked], dtype=TOKENS),
+                    pl.Series(BROUGHT_ITEMS, brought, dtype=TOKENS),
+                    pl.Series(BROUGHT_VALUE, values, dtype=pl.Float32),
+                ]
             ),
             everything=everything,
             known=tuple(

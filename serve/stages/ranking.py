@@ -8,7 +8,7 @@ import polars as pl
 from data.features import COUNTED_EVENTS, with_item_share
 from data.online_store import OnlineStore
 from data.views import ITEM
-from serve.batch import Batch, Codes
+from serve.batch import Batch, Codes, without
 from serve.variant import Variant
 from train.vocabulary import UNKNOWN
 
@@ -26,8 +26,7 @@ class Ranking:
     def run(self, batch: Batch) -> Batch:
         """Score the candidates and sort them, best first; ties go to the smaller code, empty slots last."""
         features, rows_BK = self._item_features(batch)
-        asked = features[rows_BK.ravel()]
-        scores_BK = self._variant.rank(batch.users, batch.codes_BK, batch.retrieval_BK, asked)
+        scores_BK = self._variant.rank(batch.users, batch.codes_BK, batch.retrieval_BK, features, rows_BK)
         scores_BK = np.where(batch.codes_BK == UNKNOWN, -np.inf, scores_BK).astype(np.float32)
         order_BK = np.lexsort((batch.codes_BK, -scores_BK), axis=1)
         unchanged = self._store.published_version() == batch.data_version
@@ -44,6 +43,7 @@ class Ranking:
         """The features of the distinct candidates as of the batch's moment, and each slot's row (B, K) among them."""
         codes, rows = np.unique(batch.codes_BK, return_inverse=True)
         ids = [NO_ITEM if code == UNKNOWN else self._variant.catalogue.item_id(code) for code in codes.tolist()]
-        counted = pl.lit(batch.everything[COUNTED_EVENTS]).alias(COUNTED_EVENTS)
-        found = with_item_share(self._store.read(ITEM, ids, batch.at).with_columns(counted))
-        return found.drop("known", COUNTED_EVENTS), rows.reshape(batch.codes_BK.shape)
+        stored = self._store.read(ITEM, ids, batch.at)
+        counted = pl.Series(COUNTED_EVENTS, [batch.everything[COUNTED_EVENTS]] * len(ids), dtype=pl.Int64)
+        found = with_item_share(stored.hstack([counted]))
+        return without(found, "known", COUNTED_EVENTS), rows.reshape(batch.codes_BK.shape)

@@ -78,6 +78,7 @@ def test_two_requests_of_one_user_are_two_histories(features: Features) -> None:
     assert with_one[:-1] == plain[1:]
     counts = done.users["user_event_count"].to_list()
     assert counts == [counts[1] + 2, counts[1], counts[1] + 1]
+    assert done.users["known_until"].n_unique() == 1
     assert done.seen[0] - done.seen[1] <= {"item-1", "item-2"}
 
 
