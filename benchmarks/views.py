@@ -2,14 +2,31 @@
 
 from datetime import timedelta
 
-from data.aggregations import Aggregation, Count, LastN, Mean, Rate, RecencyWeighted, Sum, TimeSince, Window, days, hours
-from data.schema import ITEM_ID, VALUE
+import polars as pl
+
+from data.aggregations import (
+    Aggregation,
+    Count,
+    LastN,
+    Latest,
+    Mean,
+    Rate,
+    RecencyWeighted,
+    Sum,
+    TimeSince,
+    Window,
+    days,
+    hours,
+)
+from data.schema import EVENT_ID, EVENT_TIME, EVENT_TYPE, INGEST_TIME, ITEM_ID, VALUE
 from data.views import ITEM, USER, Entity, FeatureView
 
 WINDOWS = {"1h": hours(1), "1d": days(1), "7d": days(7), "30d": days(30)}
 RATE_WINDOW = "7d"
 HALF_LIFE = timedelta(days=7)
 LAST = 10
+NEWEST_TTL = timedelta(days=30)
+LIKED = 4
 
 
 def benchmark_views() -> tuple[FeatureView, ...]:
@@ -42,3 +59,23 @@ def _of_window(name: str, window: Window) -> dict[str, Aggregation]:
         name.format("sum"): Sum(VALUE, window),
         name.format("mean"): Mean(VALUE, window),
     }
+
+
+def newest_view() -> FeatureView:
+    """Ten columns of a user's newest known event, six as they are and four computed from it; none after 30 days."""
+    plain = (EVENT_ID, ITEM_ID, EVENT_TYPE, VALUE, EVENT_TIME, INGEST_TIME)
+    computed = {
+        "doubled": pl.col(VALUE) * 2,
+        "liked": pl.col(VALUE) >= LIKED,
+        "hour": pl.col(EVENT_TIME).dt.hour(),
+        "weekday": pl.col(EVENT_TIME).dt.weekday(),
+    }
+    return FeatureView(
+        name="newest_bench",
+        entity=USER,
+        features={f"newest_{name}": Latest(name) for name in (*plain, *computed)},
+        columns=computed,
+        ttl=NEWEST_TTL,
+        description="What the benchmark joins.",
+        owner="benchmarks",
+    )
