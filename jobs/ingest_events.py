@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
     from data.expectations import read_expectations
     from data.ingestion import TabularSource, ingest
     from data.parallel import on_ray
+    from data.sources.location import without_secrets
     from data.sources.partitions import Partitions
     from data.summary import print_ingested, report_ingested
     from data.validation import EventRules
@@ -74,7 +75,8 @@ def main(arguments: list[str]) -> None:
             settings.home, asked.dataset, source, rules, expectations=expectations, append=asked.append, run=run
         )
     print_ingested(ingested)
-    report_ingested(clock, ingested, vars(asked)).write(settings.home)
+    config = {**vars(asked), "events": without_secrets(asked.events or "")}
+    report_ingested(clock, ingested, config).write(settings.home)
 
 
 if __name__ == "__main__":

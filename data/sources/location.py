@@ -17,6 +17,7 @@ SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", "
 PLAIN_SUFFIXES = ".parquet, .csv, .tsv, .jsonl (or .gz of a text file)"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_USER = re.compile(r"(?<=://)[^/]*@")
 _GLOB = re.compile(r"[*?\[]")
 _ANY_FOLDERS = ".*"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -54,6 +55,12 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
+def without_secrets(address: str) -> str:
+    """The address as it may be shown and stored: without user, password and options."""
+    bare = address.partition("?")[0] if is_address(address) and "=" in address.rpartition("?")[2] else address
+    return _USER.sub("", bare)
+
+
 def find_files(address: str | Path, partitions: Partitions | None = None) -> list[DataFile]:
     """The files of rows at an address, sorted by path: only those of the partitions asked for, if any are.
 
@@ -63,8 +70,10 @@ def find_files(address: str | Path, partitions: Partitions | None = None) -> lis
     place = _Place.of(str(address))
     files = sorted(place.files(), key=lambda file: file.path)
     if not files:
-        raise TowerlineError(f"{address} holds no files of rows; pass a file, a folder or a glob of {PLAIN_SUFFIXES}")
-    chosen = (partitions or Partitions()).choose(str(address), [file.partition for file in files])
+        raise TowerlineError(
+            f"{place.address} holds no files of rows; pass a file, a folder or a glob of {PLAIN_SUFFIXES}"
+        )
+    chosen = (partitions or Partitions()).choose(place.address, [file.partition for file in files])
     return [file for file, is_chosen in zip(files, chosen, strict=True) if is_chosen]
 
 
@@ -89,12 +98,12 @@ class _Place:
             filesystem, path = pafs.FileSystem.from_uri(f"{base}?{options}" if options else base)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise TowerlineError(
-                f"{bare} cannot be opened ({error}); expected a path or an address such as s3://BUCKET/FOLDER, "
-                "gs://BUCKET/FOLDER, hdfs://HOST/FOLDER or file:///FOLDER"
+                f"{without_secrets(address)} cannot be opened ({_USER.sub('', str(error))}); expected a path or an "
+                "address such as s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, hdfs://HOST/FOLDER or file:///FOLDER"
             ) from error
-        before = base[: -len(path)] if path and base.endswith(path) else scheme.group()
+        before = _USER.sub("", base[: -len(path)] if path and base.endswith(path) else scheme.group())
         slash = "/" if base.endswith("/") and not path.endswith("/") else ""
-        return cls(bare, before, filesystem, path + slash + bare[len(base) :])
+        return cls(without_secrets(address), before, filesystem, path + slash + bare[len(base) :])
 
     def files(self) -> Iterator[DataFile]:
         """Everything that the path can mean."""

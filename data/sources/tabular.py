@@ -8,7 +8,7 @@ from typing import Literal
 from cluster.errors import TowerlineError
 from data.sources.csv_rows import CsvPart
 from data.sources.json_lines import JsonLinesPart
-from data.sources.location import PLAIN_SUFFIXES, DataFile, find_files
+from data.sources.location import PLAIN_SUFFIXES, DataFile, find_files, without_secrets
 from data.sources.parquet import parquet_columns, parquet_parts
 from data.sources.partitions import Partitions
 from data.sources.source import Part
@@ -65,13 +65,13 @@ def open_table(
     """
     if delimiter is not None and len(delimiter := delimiter.replace("\\t", "\t")) != 1:
         raise TowerlineError(f"--delimiter is {delimiter!r}, expected one character")
-    files = find_files(address, partitions)
+    name, files = without_secrets(str(address)), find_files(address, partitions)
     kinds = {_kind(file): file for file in files}
     if len(kinds) > 1:
         listed = " and ".join(f"{kind} ({file.name})" for kind, file in sorted(kinds.items()))
-        raise TowerlineError(f"{address} holds {listed}; pass files of one kind, e.g. with a glob: {address}/*.parquet")
+        raise TowerlineError(f"{name} holds {listed}; pass files of one kind, e.g. with a glob: {name}/*.parquet")
     (kind,) = kinds
-    return FileSource(str(address), tuple(files), kind, delimiter, quoted)
+    return FileSource(name, tuple(files), kind, delimiter, quoted)
 
 
 def _kind(file: DataFile) -> Kind:
