@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -303,23 +303,36 @@ def store(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> OnlineStor
     return published(shop, tmp_path_factory.mktemp("store"))
 
 
+Answering = Callable[[OnlineStore, Path], AbstractContextManager[httpx.Client]]
+
+
+@pytest.fixture(scope="session")
+def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
+    """`with answering(store, folder) as client`: an endpoint over HTTP without Ray; its log is complete afterwards."""
+
+    @contextmanager
+    def answer(store: OnlineStore, decisions_folder: Path) -> Iterator[httpx.Client]:
+        service = Service(
+            place=Place("shop", "replica-1"),
+            variant=shop_variant,
+            graph=Graph(GraphConfig(), make_stages(store), {"explain": no_language_model}),
+            store=store,
+            decisions=DecisionLog(decisions_folder, "replica-1"),
+        )
+        with _listening(build_http(service)) as url, httpx.Client(base_url=url, timeout=60) as client:
+            yield client
+
+    return answer
+
+
 @pytest.fixture(scope="module")
-def client(
-    shop_variant: Variant, store: OnlineStore, make_stages: MakeStages, decisions_folder: Path
-) -> Iterator[httpx.Client]:
-    service = Service(
-        place=Place("shop", "replica-1"),
-        variant=shop_variant,
-        graph=Graph(GraphConfig(), make_stages(store), {"explain": no_language_model}),
-        store=store,
-        decisions=DecisionLog(decisions_folder, "replica-1"),
-    )
-    with listening(build_http(service)) as url, httpx.Client(base_url=url, timeout=30) as client:
+def client(answering: Answering, store: OnlineStore, decisions_folder: Path) -> Iterator[httpx.Client]:
+    with answering(store, decisions_folder) as client:
         yield client
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def _listening(app: FastAPI) -> Iterator[str]:
     """`app` on a free port, in a thread of this process, until the block ends."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)

@@ -1,6 +1,5 @@
 """Every endpoint over HTTP, without Ray: right answers, and what they leave behind."""
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from data.dataset import Dataset
 from data.features import feature_fingerprints
 from data.online_store import OnlineStore
-from serve.decisions import Decision, read_decisions
+from serve.decisions import read_decisions
 from serve.variant import Variant
 from tests.serve.conftest import HISTORY
 
@@ -129,31 +128,6 @@ def test_feedback_is_stored_and_counts_from_then_on(client: httpx.Client, store:
     after = ask(client, user_id="newcomer", count=5)
     assert after["known_user"] is True
     assert liked not in [item["item_id"] for item in after["items"]]
-
-
-def test_feedback_is_in_the_next_answers_features(client: httpx.Client, decisions_folder: Path) -> None:
-    """At once, which is within a second: the event counts for its user, its item and everybody."""
-    before = ask(client, user_id="user 4", count=5)
-    liked = before["items"][-1]["item_id"]
-    told = time.monotonic()
-    event = {"user_id": "user 4", "item_id": liked, "value": 4.5}
-    assert client.post("/v1/feedback", json={"events": [event]}).json()["stored"] == 1
-    after = ask(client, user_id="user 4", count=5)
-    assert time.monotonic() - told < 1
-    other = ask(client, user_id="user 5", count=5)
-    logged = {each.decision_id: each for each in _logged(client, decisions_folder)}
-    old, new = (logged[answer["decision_id"]].user_features for answer in (before, after))
-    assert new["user_event_count"] == old["user_event_count"] + 1
-    assert (new["user_events_1h"], new["history_items"][-1], new["history_values"][-1]) == (1, liked, 4.5)
-    assert new["user_seconds_since_last"] < 1
-    assert _item_events(logged[other["decision_id"]], liked) == _item_events(logged[before["decision_id"]], liked) + 1
-    counted = [logged[answer["decision_id"]].everything["counted_events"] for answer in (before, after)]
-    assert counted[1] == counted[0] + 1
-
-
-def _item_events(decision: Decision, item: str) -> int:
-    events = dict(zip(decision.candidates["item_id"], decision.candidates["item_event_count"], strict=True))
-    return int(events[item])
 
 
 def test_feedback_of_a_fast_clock_happened_now(client: httpx.Client, store: OnlineStore) -> None:

@@ -15,13 +15,9 @@ from data.dataset import Dataset
 from data.features import feature_fingerprints, views
 from data.online_store import OnlineStore
 from data.skew import Skew, find_skew
-from serve.decisions import Decision, DecisionLog, StoreVersion
-from serve.graph import Graph, GraphConfig
-from serve.http import build_http
+from serve.decisions import Decision, StoreVersion
 from serve.logged_reads import logged_reads, sample_decisions
-from serve.service import Place, Service
-from serve.variant import Variant
-from tests.serve.conftest import HISTORY, ITEMS, USERS, MakeStages, listening, no_language_model, published
+from tests.serve.conftest import HISTORY, ITEMS, USERS, Answering, published
 
 VIEWS = views(HISTORY)
 
@@ -50,26 +46,11 @@ def version(shop: Dataset) -> StoreVersion:
 
 @pytest.fixture(scope="module")
 def served(
-    shop: Dataset,
-    shop_variant: Variant,
-    make_stages: MakeStages,
-    version: StoreVersion,
-    tmp_path_factory: pytest.TempPathFactory,
+    shop: Dataset, answering: Answering, version: StoreVersion, tmp_path_factory: pytest.TempPathFactory
 ) -> Served:
     store = published(shop, tmp_path_factory.mktemp("store"))
     folder = tmp_path_factory.mktemp("decisions")
-    service = Service(
-        place=Place("shop", "replica-1"),
-        variant=shop_variant,
-        graph=Graph(GraphConfig(batches_in_flight=2), make_stages(store), {"explain": no_language_model}),
-        store=store,
-        decisions=DecisionLog(folder, "replica-1"),
-    )
-    with (
-        listening(build_http(service)) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-        ThreadPoolExecutor(6) as clients,
-    ):
+    with answering(store, folder) as client, ThreadPoolExecutor(6) as clients:
         assert sum(clients.map(lambda number: traffic(client, number), range(6))) > 40
     return Served(shop, store, folder, version)
 
