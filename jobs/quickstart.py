@@ -91,9 +91,10 @@ def ingest(settings: Settings) -> None:
     """Read, validate and write the films, their users and ratings."""
     from cluster.assets import MOVIELENS_100K, fetch
     from data.ingestion import ingest_movielens
+    from data.parallel import on_ray
     from data.summary import print_ingested
 
-    print_ingested(ingest_movielens(settings.home, fetch(MOVIELENS_100K), datetime.now(UTC)))
+    print_ingested(ingest_movielens(settings.home, fetch(MOVIELENS_100K), datetime.now(UTC), run=on_ray))
 
 
 def train(workflow: "Workflow", config: "TrainingConfig", console: "Console") -> Trained:
