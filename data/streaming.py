@@ -25,7 +25,7 @@ from data.expectations import Expectations
 from data.rules import Context
 from data.schema import EVENT_TIME, EVENTS, INGEST_TIME, SOURCE_ROW
 from data.sources.messages import columns_of, rows_of
-from data.sources.stream import SUSPECT_DELIVERIES, Message, StreamAwayError, StreamSource, Subscription
+from data.sources.stream import SUSPECT_FROM, Message, StreamAwayError, StreamSource, Subscription
 from data.stream_progress import DELAYS_KEPT, StreamProgress
 from data.stream_quarantine import Refused, StreamQuarantine
 from data.validation import validate_events
@@ -128,10 +128,10 @@ class Follower:
             logger.info("%s: %s", self.source.name, self.progress.line())
 
     def _gather(self) -> list[Message]:
-        """A batch. What may have killed its consumers stays alone, so as not to drag others along."""
+        """A batch. What may have killed its consumers does not drag others along."""
         messages = self._subscription.take(self.batching.messages, POLL_SECONDS)
         deadline = time.monotonic() + self.batching.milliseconds / 1e3
-        while messages and messages[0].deliveries < SUSPECT_DELIVERIES and len(messages) < self.batching.messages:
+        while messages and messages[0].deliveries < SUSPECT_FROM and len(messages) < self.batching.messages:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
@@ -143,9 +143,9 @@ class Follower:
 
     def _handle(self, messages: list[Message]) -> None:
         """Hand over what is an event, and put the rest into quarantine."""
-        given_up = [each for each in messages if each.deliveries > TRIES]
-        refused = [Refused(each, "its consumer died whenever it was tried", each.deliveries - 1) for each in given_up]
-        events, broken = self._read([each for each in messages if each.deliveries <= TRIES])
+        given_up = [each for each in messages if each.tries_before >= TRIES]
+        refused = [Refused(each, "its consumer died whenever it was tried", TRIES) for each in given_up]
+        events, broken = self._read([each for each in messages if each.tries_before < TRIES])
         refused += broken
         for failed, error in self._hand_over(events):
             refused += self._try_again(failed, error)
@@ -186,7 +186,7 @@ class Follower:
         """Hand a message over that has failed, until it has been tried often enough."""
         message = failed.messages[0]
         last = error
-        for _ in range(message.deliveries, TRIES):
+        for _ in range(message.tries_before + 1, TRIES):
             self.stop.wait(FIRST_WAIT_SECONDS)
             found = self._attempt(failed)
             if found is None:

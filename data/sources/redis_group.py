@@ -1,8 +1,8 @@
 """Following a Redis stream as a member of a consumer group.
 
 An entry that was taken and not acknowledged stays pending in the group. What a member left is taken over by the others
-when nobody has touched it for `IDLE_MS`: all at once the first time, then one at a time. Should one of them be what
-kills its consumers, only that one's count of deliveries goes on rising.
+when nobody has touched it for `IDLE_MS`: all at once the first time, then fewer and fewer (`FEWER`), at last one at a
+time. Should one of them be what kills its consumers, only that one's count of deliveries goes on rising.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import redis
 
 from data.sources.redis_client import ANSWER_SECONDS, connected, explaining, message_of
-from data.sources.stream import SUSPECT_DELIVERIES, Message
+from data.sources.stream import ALONE_FROM, FEWER, Message
 
 IDLE_MS = 15_000
 """A pending entry that nobody has touched for so long has lost its consumer."""
@@ -108,16 +108,17 @@ class RedisSubscription:
     def _claim(self, count: int, member: str | None) -> tuple[list[Message], bool]:
         """Entries that are pending, of this member or of any that has lost its consumer, and whether there were any.
 
-        Those that were delivered once, or else one of the others. What was deleted from the stream cannot be claimed.
+        Those that were delivered least often. What was deleted from the stream cannot be claimed.
         """
         idle = None if member else IDLE_MS
         found: Any = self._client.xpending_range(self._stream, self._group, "-", "+", count, member, idle=idle)
-        once = [entry["message_id"] for entry in found if entry["times_delivered"] < SUSPECT_DELIVERIES - 1]
-        if once:
-            return self._claim_all(once, idle or 0, deliveries=1 if member and self._lost_answer else 2), True
-        if found:
-            return self._claim_all([found[0]["message_id"]], idle or 0, found[0]["times_delivered"] + 1), True
-        return [], False
+        if not found:
+            return [], False
+        before = min(entry["times_delivered"] for entry in found)
+        deliveries = before if member and self._lost_answer else before + 1
+        several = 1 if deliveries >= ALONE_FROM else FEWER.get(deliveries, count)
+        entries = [entry["message_id"] for entry in found if entry["times_delivered"] == before][:several]
+        return self._claim_all(entries, idle or 0, deliveries), True
 
     def _claim_all(self, entries: Any, idle: int, deliveries: int) -> list[Message]:
         claimed: Any = self._client.xclaim(

@@ -19,8 +19,11 @@ GROUP = "towerline"
 EXAMPLES = "kafka://127.0.0.1:9092/TOPIC?group=towerline or redis://127.0.0.1:6379/0?stream=NAME&group=towerline"
 
 
-SUSPECT_DELIVERIES = 3
-"""A message that is delivered so often may be what its consumers died of: it is delivered and handled alone."""
+FEWER = {3: 100, 4: 5}
+"""Deliveries → how many such messages are delivered together. One of them may be what their consumers died of."""
+SUSPECT_FROM = min(FEWER)
+ALONE_FROM = max(FEWER) + 1
+"""From this delivery on a message is delivered alone."""
 
 
 class StreamAwayError(TowerlineError):
@@ -43,6 +46,11 @@ class Message:
     """When the broker or the producer says that it was sent; None if it does not."""
     deliveries: int = 1
     """How often the broker has delivered it, this time included, as far as the broker counts."""
+
+    @property
+    def tries_before(self) -> int:
+        """How often a consumer has taken it alone and not come to commit it."""
+        return max(0, self.deliveries - ALONE_FROM)
 
     @property
     def position(self) -> str:
