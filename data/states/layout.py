@@ -227,6 +227,11 @@ class StateLayout:
         """Words before the tiles."""
         return self.latest_at + len(self.latest)
 
+    @cached_property
+    def head(self) -> Words:
+        """The places before the tiles."""
+        return np.arange(self.head_words)
+
     def _moved(self, ratio: Ratio, plan: CellPlan, offset: int) -> Ratio:
         def moved(cell: int) -> int:
             window, place = divmod(cell, len(plan.inputs))

@@ -1,7 +1,7 @@
 """Packed values of several entities, side by side in one buffer."""
 
+import itertools
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,33 +21,29 @@ class Packed:
         self.layout = layout
         self.buffer = values[0] if len(values) == 1 else b"".join(values)
         self.words: Words = np.frombuffer(self.buffer, dtype=np.int64)
-        ends = np.cumsum(np.fromiter(map(len, values), dtype=np.int64, count=len(values))) >> 3
-        self.begins: Words = np.concatenate([[0], ends[:-1]])
-        self.heads: Words = self.words.take(self.begins[:, None] + np.arange(layout.head_words))
+        ends = list(itertools.accumulate(map(len, values), initial=0))
+        self.begins: Words = np.array(ends[:-1], dtype=np.int64) >> 3
+        self.heads: Words = self.words.take(self.begins[:, None] + layout.head)
+        self.tiles: Words = self.heads[:, TILES]
+        """Number of tiles of each."""
+        self.clocks: Words = self.heads[:, CLOCK]
+        """The moment (µs) from which on each is exact."""
+        newest = self.heads[:, layout.newest_at : layout.decayed_at]
+        self.newest_times: Words = newest[:, 0::2]
+        """(entities, views): event_time (µs) of the newest event."""
+        self.newest_rows: Words = newest[:, 1::2]
+        """And its source row."""
         for identity in set(self.heads[:, LAYOUT].tolist()):
             require_layout(layout, identity)
 
-    @property
-    def tiles(self) -> Words:
-        """Number of tiles of each."""
-        return self.heads[:, TILES]
-
-    @property
-    def clocks(self) -> Words:
-        """The moment (µs) from which on each is exact."""
-        return self.heads[:, CLOCK]
+    def moments(self, at_us: int) -> Words | int:
+        """The moments (entities, 1) that a read at a moment is of; that moment itself if it is so for all."""
+        return at_us if self.clocks.max() <= at_us else np.maximum(self.clocks, at_us)[:, None]
 
     @property
     def known_until(self) -> Words:
         """The newest ingest_time (µs) of each."""
         return self.heads[:, KNOWN_UNTIL]
-
-    @cached_property
-    def newest(self) -> Words:
-        """(entities, views, 2): event_time (µs) and source_row of the newest event."""
-        views = len(self.layout.views)
-        at = self.layout.newest_at
-        return self.heads[:, at : at + 2 * views].reshape(len(self.heads), views, 2)
 
     @property
     def decayed(self) -> Floats:
@@ -76,7 +72,7 @@ class Packed:
         return places
 
     def _floats(self, begin: int, end: int) -> Floats:
-        return np.ascontiguousarray(self.heads[:, begin:end]).view(np.float64)
+        return self.heads.view(np.float64)[:, begin:end]
 
 
 def require_layout(layout: StateLayout, identity: int) -> None:

@@ -15,7 +15,7 @@ from data.states.layout import CLOCK, LAYOUT, MICROSECOND, MINUTE_US, NEVER_US, 
 from data.states.packed import Floats, Packed, require_layout
 from data.states.recents import Unpacker, kinds
 
-_ONE_BY_ONE = 30
+_ONE_BY_ONE = 20
 """More entities than that are searched faster together."""
 
 _LONGEST_AGE_US = -NEVER_US // 2
@@ -30,8 +30,8 @@ class Reader:
     def __init__(self, layout: StateLayout) -> None:
         self._layout = layout
         self._inputs = np.arange(layout.inputs)
-        self._ttls = np.array([_ttl_us(view.ttl) for view in layout.views], dtype=np.int64)
-        self._longest = [min(ttl, _LONGEST_AGE_US) for ttl in self._ttls.tolist()]
+        self._longest = np.array([_longest_age_us(view.ttl) for view in layout.views], dtype=np.int64)
+        self._longest_of_one = self._longest.tolist()
         self._begins = (NEVER_US, np.empty(0, dtype=np.int64))
         numbers = layout.numbers
         self._views = np.array([view for view, _ in numbers], dtype=np.int64)
@@ -40,7 +40,7 @@ class Reader:
         self._since = np.array([view for view, _ in layout.since], dtype=np.int64)
         self._decayed = np.array([each.view for each in layout.decayed], dtype=np.int64)
         self._others = len(numbers) > len(layout.ratios)
-        self._half_lives = np.array([each.half_life_us for each in layout.decayed], dtype=np.float64)
+        self._minus_half_lives = np.array([-each.half_life_us for each in layout.decayed], dtype=np.float64)
 
     def numbers(self, values: Sequence[bytes], at_us: int) -> Floats:
         """(values, `layout.numbers`) as of a moment, or as of each state's clock if that is later."""
@@ -53,19 +53,25 @@ class Reader:
     def numbers_of(self, packed: Packed, at_us: int) -> Floats:
         """As `numbers`, of values that are unpacked already."""
         layout = self._layout
-        ages = np.maximum(packed.clocks, at_us)[:, None] - packed.newest[:, :, 0]
+        ages = self._ages(packed, at_us)
         parts = [layout.finishing.finish(self._cells(packed, at_us))]
         if layout.since:
             parts.append(ages.take(self._since, axis=1) / 1e6)
         if layout.decayed:
-            parts.append(packed.decayed * np.exp2(-ages.take(self._decayed, axis=1) / self._half_lives))
+            half_lives = ages.take(self._decayed, axis=1) / self._minus_half_lives
+            parts.append(np.exp2(half_lives, out=half_lives) * packed.decayed)
         if layout.latest:
             parts.append(packed.latest)
         finished = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        is_known = self._is_known(packed, ages)
+        is_known = ages <= self._longest
         if is_known.all():
             return finished
         return np.where(is_known.take(self._views, axis=1), finished, self._defaults)
+
+    def _ages(self, packed: Packed, at_us: int) -> Words:
+        """(entities, views): µs since the newest event; immense if there is none."""
+        ages: Words = packed.moments(at_us) - packed.newest_times
+        return ages
 
     def _one(self, value: bytes, at_us: int) -> Floats | None:
         """The features of one entity by the fewest steps; None if a view of it is unknown."""
@@ -75,7 +81,7 @@ class Reader:
         require_layout(layout, head[LAYOUT])
         moment = max(at_us, head[CLOCK])
         ages = [moment - time for time in head[layout.newest_at :: 2]]
-        if any(age > longest for age, longest in zip(ages, self._longest, strict=True)):
+        if any(age > longest for age, longest in zip(ages, self._longest_of_one, strict=True)):
             return None
         begin, tiles, inputs = layout.head_words, head[TILES], layout.inputs
         sums = words[begin + tiles : begin + tiles + (tiles + 1) * inputs].reshape(tiles + 1, inputs)
@@ -104,44 +110,36 @@ class Reader:
     def columns(self, packed: Packed, at_us: int) -> dict[str, pl.Series]:
         """Feature → its values in its own type, in the order of the views."""
         numbers = self.numbers_of(packed, at_us)
-        ages = np.maximum(packed.clocks, at_us)[:, None] - packed.newest[:, :, 0]
         found = {
             feature: pl.Series(feature, np.ascontiguousarray(numbers[:, place]))
             for place, (_, feature) in enumerate(self._layout.numbers)
         }
-        found |= self._from_recents(packed, self._is_known(packed, ages))
+        found |= self._from_recents(packed, self._ages(packed, at_us) <= self._longest)
         return {
             feature: found[feature].cast(kind).alias(feature)
             for view in self._layout.views
             for feature, kind in view.schema().items()
         }
 
-    def _is_known(self, packed: Packed, ages: Words) -> Mask:
-        """(entities, views): whether there is an event that is not older than the time to live."""
-        is_known: Mask = (ages <= self._ttls) & (packed.newest[:, :, 0] != NEVER_US)
-        return is_known
-
     def _cells(self, packed: Packed, at_us: int) -> Words:
         """(entities, windows x inputs): the row of each window's first live tile."""
-        layout = self._layout
-        begins = self._begins_at(at_us)
-        if (packed.clocks > at_us).any():
-            begins = np.stack([self._begins_at(max(clock, at_us)) for clock in packed.clocks.tolist()])
-        sums_at = packed.begins + (layout.head_words + packed.tiles)
-        rows = self._search(packed, begins) * layout.inputs + sums_at[:, None]
+        layout, moments = self._layout, packed.moments(at_us)
+        if isinstance(moments, int):
+            begins = self._begins_at(moments)
+        else:
+            begins = np.stack([self._begins_at(moment) for moment in moments[:, 0].tolist()])
+        rows = self._search(packed, begins) * layout.inputs
+        rows += (packed.begins + (packed.tiles + layout.head_words))[:, None]
         cells = packed.words.take(rows[:, :, None] + self._inputs)
         return cells.reshape(len(rows), cells.shape[1] * cells.shape[2])
 
     def _search(self, packed: Packed, begins: Words) -> Words:
         """(entities, windows): the number of tiles before the window's beginning."""
         starts_at = packed.begins + self._layout.head_words
-        if len(starts_at) <= _ONE_BY_ONE:
-            bounds = zip(starts_at.tolist(), (starts_at + packed.tiles).tolist(), strict=True)
-            begins = np.broadcast_to(begins, (len(starts_at), begins.shape[-1]))
-            return np.array(
-                [packed.words[start:end].searchsorted(row) for (start, end), row in zip(bounds, begins, strict=True)]
-            )
-        return _bisected(packed, begins, starts_at[:, None])
+        if len(starts_at) > _ONE_BY_ONE or begins.ndim > 1:
+            return _bisected(packed.words, starts_at[:, None], packed.tiles[:, None], begins)
+        words, bounds = packed.words, zip(starts_at.tolist(), (starts_at + packed.tiles).tolist(), strict=True)
+        return np.array([words[start:end].searchsorted(begins) for start, end in bounds])
 
     def _from_recents(self, packed: Packed, is_known: Mask) -> dict[str, pl.Series]:
         """Sequences and latest values."""
@@ -178,16 +176,19 @@ class Reader:
         return found
 
 
-def _bisected(packed: Packed, begins: Words, starts_at: Words) -> Words:
-    """The search of all entities at once."""
-    before = np.zeros((len(packed.begins), begins.shape[-1]), dtype=np.int64)
-    tiles, at = packed.tiles[:, None], starts_at - 1
+def _bisected(words: Words, starts_at: Words, tiles: Words, begins: Words) -> Words:
+    """The search of all entities at once: every step halves what is left for each of them."""
+    shape = (len(starts_at), begins.shape[-1])
+    before = np.repeat(starts_at - 1, shape[1], axis=1)
+    last = starts_at + (tiles - 1)
+    probe, found, is_before = np.empty_like(before), np.empty_like(before), np.empty(shape, dtype=np.bool_)
     step = 1 << int(tiles.max()).bit_length() - 1
     while step:
-        probe = before + step
-        is_before = packed.words.take(at + np.minimum(probe, tiles)) < begins
-        before += step * (is_before & (probe <= tiles))
+        np.minimum(np.add(before, step, out=probe), last, out=probe)
+        np.less(words.take(probe, out=found, mode="clip"), begins, out=is_before)
+        np.copyto(before, probe, where=is_before)
         step >>= 1
+    before -= starts_at - 1
     return before
 
 
@@ -200,5 +201,6 @@ def _lists(values: pl.Series, ends: Words, lengths: Words) -> pl.Series:
     return pl.Series(values.name, lists, dtype=pl.List(values.dtype))
 
 
-def _ttl_us(ttl: timedelta | None) -> int:
-    return np.iinfo(np.int64).max if ttl is None else ttl // MICROSECOND
+def _longest_age_us(ttl: timedelta | None) -> int:
+    """An event that is older is none; what is not there at all is always older."""
+    return _LONGEST_AGE_US if ttl is None else min(_LONGEST_AGE_US, ttl // MICROSECOND)

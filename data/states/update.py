@@ -107,9 +107,12 @@ class Update:
         codes, times = self._codes(events), _micros(events, EVENT_TIME)
         rows = events.get_column(SOURCE_ROW).to_numpy()
         if self._packed is not None:
-            old = self._packed.newest[:, view]
+            old = self._packed
             codes = np.concatenate([codes, self._old_owners])
-            times, rows = np.concatenate([times, old[:, 0]]), np.concatenate([rows, old[:, 1]])
+            times, rows = (
+                np.concatenate([times, old.newest_times[:, view]]),
+                np.concatenate([rows, old.newest_rows[:, view]]),
+            )
         order = np.lexsort((rows, times, codes))
         is_last = np.ones(len(order), dtype=np.bool_)
         is_last[:-1] = codes[order][1:] != codes[order][:-1]
@@ -127,7 +130,7 @@ class Update:
             weights = decayed_weights(events, each.aggregation.of)
             if self._packed is not None:
                 codes = np.concatenate([codes, self._old_owners])
-                times = np.concatenate([times, self._packed.newest[:, each.view, 0]])
+                times = np.concatenate([times, self._packed.newest_times[:, each.view]])
                 weights = np.concatenate([weights, self._packed.decayed[:, place]])
             ages = newest_events[each.view].times[codes] - times
             weights = weights * np.exp2(-ages / each.half_life_us)
