@@ -2,9 +2,9 @@
 
 A message is committed once its event has been handed over or it lies in quarantine, never before: it is delivered
 again after any crash, and the handler drops what it has by event id. A message that breaks the contract reads the same
-every time, so it is quarantined at once. A message that makes the handler fail *on its own* is tried three times;
-Redis counts deliveries, so that holds also if it takes the whole process with it. Whatever is away, broker or store,
-is waited for.
+every time, so it is quarantined at once. A message that makes the handler fail *on its own* is tried three times; where
+the broker counts deliveries, as Redis does, also one that takes the whole process with it. Whatever is away, broker or
+store, is waited for.
 """
 
 import logging
