@@ -64,8 +64,8 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
         raise TowerlineError(
             f"the application {NAME!r} already runs in this Ray cluster; ask that one, or stop the job that started it"
         )
-    servable = require_servable(settings, config)
     _require_shared_store(settings)
+    servable = require_servable(settings, config)
     started_here = not found.proxies
     if started_here:
         require_free_port(settings)

@@ -67,6 +67,50 @@ def test_it_serves_until_it_is_told_to_stop(settings: Settings, champion: dict[s
         assert not _listens(settings.serve_port)
 
 
+TWO_NODES = """
+import sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from cluster.environment import prepare_environment
+from cluster.errors import TowerlineError
+from cluster.session import connect
+from cluster.settings import Settings
+from serve.config import AppConfig
+from serve.session import running
+
+prepare_environment()
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+try:
+    for store in ("", "redis://127.0.0.1:6379/0"):
+        settings = Settings(home=Path(sys.argv[1]), ray_address=cluster.address, online_store=store)
+        with connect(settings, log_to_driver=False):
+            try:
+                with running(settings, AppConfig(dataset="shop")):
+                    pass
+            except TowerlineError as error:
+                print(error, flush=True)
+finally:
+    cluster.shutdown()
+"""
+
+
+def test_several_nodes_need_one_redis(tmp_path: Path) -> None:
+    """SQLite is refused by name; with Redis it goes on to the next thing that is missing."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=_root(),
+    )
+    with_sqlite, with_redis = done.stdout.strip().splitlines()[-2:]
+    assert re.search(r"this Ray cluster has 2 nodes.*SQLite.*set TOWERLINE_ONLINE_STORE to the Redis", with_sqlite)
+    assert with_redis.startswith("data set 'shop' does not exist")
+
+
 def test_after_a_kill_it_starts_again_and_remembers(settings: Settings, champion: dict[str, str]) -> None:  # noqa: ARG001
     event = {"user_id": "before the kill", "item_id": "item-1", "event_id": "kill-1"}
     with serving(settings) as (process, url):
