@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import psutil
 import sqlalchemy as sa
 
 from tests.data.servers import Server
@@ -33,6 +34,12 @@ class PostgresServer(Server):
             setup = [_binary("initdb"), "-D", str(self.folder / "data"), "-U", USER, "-A", "trust", "--no-sync"]
             subprocess.run([*_not_as_root(), *setup], check=True, capture_output=True, cwd=self.folder)
         super().start()
+
+    def kill(self) -> None:
+        """End it at once, and wait until its children, which hold its memory, have noticed."""
+        children = [] if self._process is None else psutil.Process(self._process.pid).children(recursive=True)
+        super().kill()
+        psutil.wait_procs(children, timeout=10)
 
     def is_ready(self) -> bool:
         try:
