@@ -74,12 +74,13 @@ class Ratios:
         self._has_below = np.array([each.below is not None for each in ratios], dtype=np.bool_)
         self._scale = np.array([each.scale for each in ratios], dtype=np.float64)
         self._default = np.array([each.default for each in ratios], dtype=np.float64)
+        self._has_ratios = bool(self._has_below.any())
         self._has_default = bool(self._default[self._has_below].any())
 
     def finish(self, cells: Cells) -> npt.NDArray[np.float64]:
         """The features (rows, ratios) of rows of cells, float64."""
         finished: npt.NDArray[np.float64] = cells.take(self._above, axis=1) * self._scale
-        if self._has_below.any():
+        if self._has_ratios:
             below = cells.take(self._below, axis=1)
             np.divide(finished, np.maximum(below, 1), out=finished, where=self._has_below)
             if self._has_default:

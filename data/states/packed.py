@@ -26,6 +26,10 @@ class Packed:
         self.heads: Words = self.words.take(self.begins[:, None] + layout.head)
         self.tiles: Words = self.heads[:, TILES]
         """Number of tiles of each."""
+        self.starts_at: Words = self.begins + layout.head_words
+        """Where their beginnings are."""
+        self.sums_at: Words = self.starts_at + self.tiles
+        """Where their sums are."""
         self.clocks: Words = self.heads[:, CLOCK]
         """The moment (µs) from which on each is exact."""
         newest = self.heads[:, layout.newest_at : layout.decayed_at]

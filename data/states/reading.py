@@ -52,9 +52,9 @@ class Reader:
 
     def numbers_of(self, packed: Packed, at_us: int) -> Floats:
         """As `numbers`, of values that are unpacked already."""
-        layout = self._layout
-        ages = self._ages(packed, at_us)
-        parts = [layout.finishing.finish(self._cells(packed, at_us))]
+        layout, moments = self._layout, packed.moments(at_us)
+        ages = moments - packed.newest_times
+        parts = [layout.finishing.finish(self._cells(packed, moments))]
         if layout.since:
             parts.append(ages.take(self._since, axis=1) / 1e6)
         if layout.decayed:
@@ -67,11 +67,6 @@ class Reader:
         if is_known.all():
             return finished
         return np.where(is_known.take(self._views, axis=1), finished, self._defaults)
-
-    def _ages(self, packed: Packed, at_us: int) -> Words:
-        """(entities, views): µs since the newest event; immense if there is none."""
-        ages: Words = packed.moments(at_us) - packed.newest_times
-        return ages
 
     def _one(self, value: bytes, at_us: int) -> Floats | None:
         """The features of one entity by the fewest steps; None if a view of it is unknown."""
@@ -114,31 +109,32 @@ class Reader:
             feature: pl.Series(feature, np.ascontiguousarray(numbers[:, place]))
             for place, (_, feature) in enumerate(self._layout.numbers)
         }
-        found |= self._from_recents(packed, self._ages(packed, at_us) <= self._longest)
+        ages = packed.moments(at_us) - packed.newest_times
+        found |= self._from_recents(packed, ages <= self._longest)
         return {
             feature: found[feature].cast(kind).alias(feature)
             for view in self._layout.views
             for feature, kind in view.schema().items()
         }
 
-    def _cells(self, packed: Packed, at_us: int) -> Words:
+    def _cells(self, packed: Packed, moments: Words | int) -> Words:
         """(entities, windows x inputs): the row of each window's first live tile."""
-        layout, moments = self._layout, packed.moments(at_us)
+        layout = self._layout
         if isinstance(moments, int):
             begins = self._begins_at(moments)
         else:
             begins = np.stack([self._begins_at(moment) for moment in moments[:, 0].tolist()])
         rows = self._search(packed, begins) * layout.inputs
-        rows += (packed.begins + (packed.tiles + layout.head_words))[:, None]
+        rows += packed.sums_at[:, None]
         cells = packed.words.take(rows[:, :, None] + self._inputs)
         return cells.reshape(len(rows), cells.shape[1] * cells.shape[2])
 
     def _search(self, packed: Packed, begins: Words) -> Words:
         """(entities, windows): the number of tiles before the window's beginning."""
-        starts_at = packed.begins + self._layout.head_words
+        words, starts_at = packed.words, packed.starts_at
         if len(starts_at) > _ONE_BY_ONE or begins.ndim > 1:
-            return _bisected(packed.words, starts_at[:, None], packed.tiles[:, None], begins)
-        words, bounds = packed.words, zip(starts_at.tolist(), (starts_at + packed.tiles).tolist(), strict=True)
+            return _bisected(words, starts_at[:, None], packed.tiles[:, None], begins)
+        bounds = zip(starts_at.tolist(), packed.sums_at.tolist(), strict=True)
         return np.array([words[start:end].searchsorted(begins) for start, end in bounds])
 
     def _from_recents(self, packed: Packed, is_known: Mask) -> dict[str, pl.Series]:

@@ -6,7 +6,6 @@ them, if nobody else wrote since they were read. How durable a write is, Redis's
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from data.stores.appending import numbered, to_contract
 from data.stores.definitions import Definitions
 from data.stores.published_ids import Sharding, holds
 from data.stores.reads import Reads
-from data.stores.redis_connection import AWAY, RedisConnection
+from data.stores.redis_connection import RedisConnection
 from data.stores.redis_publication import RedisPublication
 from data.stores.redis_version import (
     Keys,
@@ -83,10 +82,7 @@ class RedisStore(Reads):
             number = self._number
             prefix = self._keys.of(number, kind)
             asked = [self._current, *[prefix + name for name in names]]
-            try:
-                found: list[Any] = self._redis.client.mget(asked)
-            except AWAY:
-                found = self._redis.patiently(functools.partial(self._redis.client.mget, asked))
+            found = self._redis.mget(asked)
             if found[0] == number:
                 if number is None and names:
                     self._require_none()

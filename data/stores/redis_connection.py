@@ -15,6 +15,7 @@ from redis.client import Pipeline
 from redis.retry import Retry
 
 from cluster.errors import TowerlineError
+from data.stores.redis_mget import FastMget, UnusualReplyError
 
 Result = TypeVar("Result")
 
@@ -29,6 +30,10 @@ REMEMBERED_SECONDS = 600
 """How long a transaction is known to be done, for a writer that lost the answer."""
 
 AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+
+
+class StoreAwayError(TowerlineError, ConnectionError):
+    """Redis did not answer for a while. It may come back: whoever can wait tries again."""
 
 
 class RedisConnection:
@@ -47,26 +52,49 @@ class RedisConnection:
             retry=Retry(NoBackoff(), 0),
         )
 
+    @cached_property
+    def _fast_mget(self) -> FastMget:
+        pool = redis.ConnectionPool.from_url(
+            self.address, protocol=2, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
+        )
+        return FastMget(pool)
+
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of some keys, in one round trip."""
+        try:
+            return self._fast_mget([key.encode() for key in keys])
+        except UnusualReplyError:
+            found: Any = self.patiently(lambda: self.client.mget(keys))
+            return list(found)
+
     def close(self) -> None:
         """The next use opens other connections."""
+        fast_mget: FastMget | None = self.__dict__.pop("_fast_mget", None)
+        if fast_mget is not None:
+            fast_mget.close()
         client: redis.Redis | None = self.__dict__.pop("client", None)
         if client is not None:
             client.close()
 
     def patiently(self, call: Callable[[], Result]) -> Result:
-        """The result of a call that may be made twice. Raises TowerlineError if Redis stays away, or refuses."""
+        """The result of a call that may be made twice.
+
+        Raises StoreAwayError if Redis stays away, and TowerlineError if it refuses.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
         pause = 0.01
         while True:
             try:
                 return call()
             except AWAY as error:
-                if isinstance(error, redis.exceptions.AuthenticationError) or time.monotonic() > deadline:
-                    raise self._refusal(error) from error
+                if isinstance(error, redis.exceptions.AuthenticationError):
+                    raise TowerlineError(self._refusal(error)) from error
+                if time.monotonic() > deadline:
+                    raise StoreAwayError(self._refusal(error)) from error
                 time.sleep(pause * random.uniform(0.5, 1))
                 pause = min(1.0, pause * 2)
             except redis.exceptions.ResponseError as error:
-                raise self._refusal(error) from error
+                raise TowerlineError(self._refusal(error)) from error
 
     def transaction(self, watched: Sequence[str], done_key: str, write: Callable[[Pipeline], int]) -> int:
         """Read, then write all or nothing, if nobody changed what is watched meanwhile; else once more.
@@ -100,8 +128,8 @@ class RedisConnection:
                 pipe.execute()
             return count
 
-    def _refusal(self, error: Exception) -> TowerlineError:
-        return TowerlineError(
+    def _refusal(self, error: Exception) -> str:
+        return (
             f"the online store at {self} cannot be used ({error}); start that Redis, or set TOWERLINE_ONLINE_STORE to "
             "another, or to nothing for SQLite"
         )
