@@ -28,7 +28,7 @@ def picture(view: FeatureView, features: pl.DataFrame, moment: datetime) -> "Fig
             _histogram(panel, features.get_column(names[place]))
         else:
             panel.set_axis_off()
-    figure.suptitle(f"{view.name}: {features.height:,} of {view.entity.name}, {moment:%Y-%m-%d %H:%M} UTC")
+    figure.suptitle(f"{view.name} of {view.entity.name} ({features.height:,}) as of {moment:%Y-%m-%d %H:%M} UTC")
     figure.tight_layout()
     plt.close(figure)
     return figure

@@ -6,6 +6,7 @@ from datetime import datetime
 import polars as pl
 
 from data.brought import BROUGHT_ITEMS, BROUGHT_VALUE, brought_events
+from data.entity_state import THE_ONLY_ID
 from data.features import ALL_MEAN_VALUE, TIME
 from data.online_store import OnlineStore
 from data.schema import EVENT_TIME, USER_ATTRIBUTES, USER_EVENT_COUNT, USER_ID, USER_MEAN_VALUE
@@ -28,7 +29,7 @@ class Features:
         """Fill in `data_version`, `users`, `everything`, `known` and `seen`. A user nobody knows has no history."""
         data_version = self._store.published_version()
         asked = [call.user_id for call in batch.calls]
-        everything = without(self._store.read(EVERYTHING, [""], batch.at), "known").row(0, named=True)
+        everything = without(self._store.read(EVERYTHING, [THE_ONLY_ID], batch.at), "known").row(0, named=True)
         stored = self._store.read(USER, asked, batch.at)
         brought = [self._in_catalogue(call.recent_items) for call in batch.calls]
         values = _values(stored, everything[ALL_MEAN_VALUE])
