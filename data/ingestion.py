@@ -19,6 +19,7 @@ from data.parallel import Run, in_process
 from data.rules import Context
 from data.schema import ITEM_ID, ITEMS, USER_ID, USERS
 from data.sources import movielens
+from data.sources.events import EventsSource
 from data.sources.location import is_address
 from data.sources.partitions import Partitions
 from data.sources.source import Source
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 CONTRACT = DatasetExpectations()
 """What the contract itself demands."""
+
+APPENDED = "feedback and streams"
+"""What a manifest calls the events of the online store."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,22 @@ def ingest_files(
         append=append,
         run=run,
     )
+
+
+def ingest_appended(
+    home: Path,
+    name: str,
+    events: pl.DataFrame,
+    rules: EventRules,
+    *,
+    expectations: DatasetExpectations = CONTRACT,
+    run: Run = in_process,
+) -> Ingested:
+    """Add to data set `name` the events that feedback and streams appended to its online store, as they stand there."""
+    if events.is_empty():
+        return Ingested(open_dataset(home, name), 0, is_new=False)
+    source = EventsSource(APPENDED, events)
+    return ingest_source(home, name, source, rules, expectations=expectations, append=True, run=run)
 
 
 def open_source(source: TabularSource, rules: EventRules) -> Source:

@@ -4,11 +4,14 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from cluster.errors import TowerlineError
+from cluster.session import connect
+from cluster.settings import Settings
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -49,6 +52,16 @@ def on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterato
         if error is not None:
             raise error
         yield result
+
+
+def on_ray_when_needed(settings: Settings, session: ExitStack) -> Run:
+    """Like `on_ray`, in a session that starts with the first tasks and ends with `session`."""
+
+    def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        session.enter_context(connect(settings, log_to_driver=False))
+        return on_ray(function, tasks)
+
+    return run
 
 
 def _tasks_at_once() -> int:

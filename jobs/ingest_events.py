@@ -5,11 +5,9 @@ Events come from Parquet, CSV or JSON Lines (a file, a folder, a glob, at any ad
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cluster.job import run_job
 from cluster.settings import Settings
@@ -21,6 +19,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     option = parser.add_argument
     option("--dataset", required=True, help="name to give it; movielens-100k needs no files")
     option("--append", action="store_true", help="add to what is there; an event with a known id is not added again")
+    option("--appended", action="store_true", help="add what feedback and streams brought to the online store")
     option("--events", metavar="ADDRESS", help="path, folder, glob or address: one event a row")
     option("--partitions", metavar="KEY=A..B", help="only these: date=2024-01-01..2024-01-31; none may be missing")
     option("--allow-missing-partitions", action="store_true", help="days may be missing between the first and the last")
@@ -49,10 +48,10 @@ def main(arguments: list[str]) -> None:
     asked, settings = parse(arguments), Settings()
 
     from cluster.reports import ReportClock
-    from cluster.session import connect
     from data.expectations import read_expectations
-    from data.ingestion import TabularSource, ingest
-    from data.parallel import on_ray
+    from data.ingestion import TabularSource, ingest, ingest_appended
+    from data.online_store import open_online_store
+    from data.parallel import on_ray_when_needed
     from data.sources.location import without_secrets
     from data.sources.partitions import Partitions
     from data.summary import print_ingested, report_ingested
@@ -66,14 +65,12 @@ def main(arguments: list[str]) -> None:
     named = {name: getattr(asked, name) for name in TabularSource.__dataclass_fields__ if name != "partitions"}
     source = TabularSource(**named, partitions=partitions)
     with ExitStack() as session:
-
-        def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
-            session.enter_context(connect(settings, log_to_driver=False))
-            return on_ray(function, tasks)
-
-        ingested = ingest(
-            settings.home, asked.dataset, source, rules, expectations=expectations, append=asked.append, run=run
-        )
+        run, home, name = on_ray_when_needed(settings, session), settings.home, asked.dataset
+        if asked.appended:
+            events = open_online_store(settings, name).appended_events()
+            ingested = ingest_appended(home, name, events, rules, expectations=expectations, run=run)
+        else:
+            ingested = ingest(home, name, source, rules, expectations=expectations, append=asked.append, run=run)
     print_ingested(ingested)
     config = {**vars(asked), "events": without_secrets(asked.events or "")}
     report_ingested(clock, ingested, config).write(settings.home)

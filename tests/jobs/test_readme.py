@@ -7,8 +7,10 @@ import random
 import re
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import confluent_kafka
 import nbclient
 import nbformat
 import pytest
@@ -22,7 +24,11 @@ pytestmark = pytest.mark.cluster
 COMMANDS = re.findall(r"^\$ (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
 DEMO = [command for command in COMMANDS if command == "make demo"]
 ENDPOINT = [command for command in COMMANDS if command == "make serve" or command.startswith("curl")]
-OWN_EVENTS = [command for command in COMMANDS if command.startswith("python")]
+PYTHON = [command for command in COMMANDS if command.startswith("python")]
+LATER_EVENTS = [command for command in PYTHON if re.search("stream_events|check_skew|--appended", command)]
+FEATURES = [command for command in PYTHON if "jobs.build_features" in command]
+OWN_EVENTS = [command for command in PYTHON if command not in {*LATER_EVENTS, *FEATURES}]
+BENCHMARKS = [command for command in COMMANDS if command.startswith("make bench-")]
 CLUSTER = [command for command in COMMANDS if command.startswith(("make cluster", "ray", "TOWERLINE_RAY_ADDRESS"))]
 RUN_BY_CI = {"make lint", "make test", "make install-servers", "make test-cluster"}
 WITHOUT_NETWORK = f"unshare --map-root-user --net python {ROOT}/tests/jobs/offline.py"
@@ -47,7 +53,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 def test_no_command_is_forgotten() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     run_by_ci = {command for command in RUN_BY_CI if command.removeprefix("make ") in ci}
-    run_here = {command for commands in (DEMO, ENDPOINT, OWN_EVENTS, CLUSTER) for command in commands}
+    run_here = {command for commands in (DEMO, ENDPOINT, PYTHON, CLUSTER, BENCHMARKS) for command in commands}
     assert set(COMMANDS) == run_by_ci | run_here
 
 
@@ -89,17 +95,36 @@ def test_the_endpoint_stays_up_and_answers(shell: Shell) -> None:
     assert not shell.left_behind()
 
 
-def test_your_own_events_become_an_endpoint(shell: Shell) -> None:
+def test_your_own_events_become_an_endpoint_that_a_stream_feeds(shell: Shell, kafka_bootstrap: str) -> None:
     _write_shop(shell.folder)
     *jobs, serve = OWN_EVENTS
     for job in jobs:
         shell.run(job)
+    stream, check_skew, add_appended = LATER_EVENTS
     with shell.started(serve, until="stop with Ctrl-C"):
+        with shell.started(stream.replace("127.0.0.1:9092", kafka_bootstrap), until="following") as follower:
+            _click(kafka_bootstrap, "visitor 1 / ω", "sku/1 é")
+            follower.wait_for("1 events handled", timeout=60)
+            assert follower.interrupt() == 0, follower.output
         body = json.dumps({"user_id": "visitor 1 / ω", "count": 3})
         url = f"http://127.0.0.1:{shell.settings['TOWERLINE_SERVE_PORT']}/v1/recommend"
         answer = json.loads(shell.run(f"curl -s {url} -H 'Content-Type: application/json' -d '{body}'"))
         assert answer["known_user"]
         assert len(answer["items"]) == 3
+    assert "no difference" in shell.run(check_skew)
+    assert "feedback and streams" in shell.run(add_appended)
+
+
+def test_the_features_of_your_own_events(shell: Shell) -> None:
+    listed, checked, built = [shell.run(command) for command in FEATURES]
+    assert "user_activity" in listed
+    assert "item_popularity" in checked
+    assert "examples" in built
+
+
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_benchmarks_at_their_smallest(command: str, shell: Shell) -> None:
+    shell.run(f"SIZES=small {command}", timeout=900)
 
 
 def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +163,14 @@ def _free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def _click(bootstrap: str, visitor: str, sku: str) -> None:
+    """A message of a shop's topic, with the contract's names."""
+    event = {"user_id": visitor, "item_id": sku, "event_time": datetime.now(UTC).isoformat()}
+    producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap})
+    producer.produce("clicks", json.dumps(event).encode())
+    assert producer.flush(30) == 0
 
 
 def _write_shop(folder: Path) -> None:
