@@ -1,0 +1,27 @@
+"""Python environments for what our own must not hold, made in the cache folder when they are first needed."""
+
+import subprocess
+import venv
+from pathlib import Path
+
+from cluster.assets import cache_folder
+from cluster.errors import TowerlineError
+
+DUCKDB = "duckdb==1.4.1"
+
+
+def python_with(*requirements: str) -> Path:
+    """The Python of an environment with pinned requirements; the first names its folder."""
+    folder = cache_folder() / f"bench-{requirements[0].partition('[')[0].replace('==', '-')}"
+    python, complete = folder / "bin" / "python", folder / ".complete"
+    if not complete.exists():
+        print(f"setting up {requirements[0]} in {folder}", flush=True)
+        venv.create(folder, clear=True, with_pip=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", *requirements]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise TowerlineError(
+                f"{' '.join(command)} failed; check the network and try again:\n{ended.stderr[-2000:]}"
+            )
+        complete.touch()
+    return python
