@@ -30,7 +30,7 @@ from data.schema import EVENT_ID, INGEST_TIME, ITEM_ID, USER_ID
 from data.sources.source import Source
 from data.splits import require_users
 from data.validation import EventRules, resolve_columns
-from data.validation_report import ValidationReport, conclude
+from data.validation_report import HTML_FILE, ValidationReport, conclude
 
 MINIMUM_USERS = 2
 """Users with enough events to be held out that a data set must have, for any later job to be able to evaluate."""
@@ -68,6 +68,8 @@ class IngestionGraph:
     """Of the version before this one."""
     version: Path
     """Temporary folder of the new version."""
+    refusals: Path
+    """Folder for the report of a validation that was not passed."""
     run: Run
 
     def build(self) -> Built:
@@ -80,7 +82,7 @@ class IngestionGraph:
         require_users(sum(b.held_out_users for b in buckets), MINIMUM_USERS, sum(b.users for b in buckets))
         repeated, findings = self._read_repeated(parts, buckets)
         report = self._report([*(part.findings for part in read), *findings])
-        report.raise_if_failed()
+        self._require_passed(report)
         merger = ItemMerger(self.version, len(buckets), tuple(bucket.by_item for bucket in buckets))
         items = sum(self.run(merger, range(len(buckets))))
         quarantined = write_quarantine(self.version, self._work, parts, self.items, self.users)
@@ -116,7 +118,7 @@ class IngestionGraph:
         with progress(self._work, self.source.name):
             read = sorted(self.run(reader, parts), key=lambda part: part.number)
         _require_events(self.source.name, read)
-        self._report([part.findings for part in read]).raise_if_failed()
+        self._require_passed(self._report([part.findings for part in read]))
         return read
 
     def _merge_users(self, read: Sequence[PartRead]) -> list[UserBucket]:
@@ -185,6 +187,15 @@ class IngestionGraph:
             ingest_time_rule=self._ingest_time_rule(),
             source=self.label,
         )
+
+    def _require_passed(self, report: ValidationReport) -> None:
+        """Raise TowerlineError if anything passed its limit; the report is written for whoever looks into it."""
+        try:
+            report.raise_if_failed()
+        except TowerlineError as error:
+            self.refusals.mkdir(parents=True, exist_ok=True)
+            report.write(self.refusals)
+            raise TowerlineError(f"{error}; what came in: {self.refusals / HTML_FILE}") from error
 
     def _report(self, events: Sequence[Findings]) -> ValidationReport:
         findings: dict[TableName, Findings] = {"events": sum(events, Findings())}

@@ -27,7 +27,7 @@ from data.sources.sql import SqlQuery, is_database
 from data.sources.stream import is_stream, open_stream
 from data.sources.tabular import open_table
 from data.validation import EventRules, polars_schema
-from data.validation_report import JSON_FILE, read_validation
+from data.validation_report import JSON_FILE, ValidationReport, read_validation
 from data.versions import CURRENT, new_version
 
 logger = logging.getLogger(__name__)
@@ -210,8 +210,9 @@ def ingest_source(
             items=_merged(items, previous.items() if previous else pl.DataFrame(schema=polars_schema(ITEMS))),
             users=_merged(users, previous.users() if previous else pl.DataFrame(schema=polars_schema(USERS))),
             previous=previous,
-            last_report=read_validation(current.path / JSON_FILE) if current else None,
+            last_report=_last_report(current) if current else None,
             version=version.path,
+            refusals=home / "reports" / f"refused-{name}",
             run=run,
         )
         built = graph.build()
@@ -228,6 +229,15 @@ def _current(home: Path, name: str) -> Dataset | None:
     try:
         return open_dataset(home, name) if (dataset_folder(home, name) / CURRENT).exists() else None
     except TowerlineError:
+        return None
+
+
+def _last_report(current: Dataset) -> ValidationReport | None:
+    """The report of the version there is, as a reference; one that was written in another form is none."""
+    try:
+        return read_validation(current.path / JSON_FILE)
+    except TowerlineError as error:
+        logger.warning("%s", error)
         return None
 
 

@@ -122,7 +122,9 @@ def test_bad_rows_are_in_quarantine_with_the_rule_they_broke(tmp_path: Path, exp
 def test_too_many_broken_rows_leave_everything_as_it_was(tmp_path: Path, expectations: DatasetExpectations) -> None:
     with pytest.raises(TowerlineError, match=r"mine: events: .* are broken, max_broken_share is 40.0%; most of them"):
         ingest(tmp_path, rows(stars=12), expectations)
-    assert not list((tmp_path / "home").rglob("*.*"))
+    refused = tmp_path / "home" / "reports" / "refused-mine"
+    assert "stars" in (refused / "validation.html").read_text()
+    assert [path for path in (tmp_path / "home").rglob("*.*") if path.parent != refused] == []
     good = ingest(tmp_path, rows(), expectations).dataset
     files = sorted((tmp_path / "home").rglob("*"))
     with pytest.raises(TowerlineError, match="most of them"):
