@@ -213,7 +213,7 @@ class Update:
 
 
 def _micros(events: pl.DataFrame, column: str) -> Words:
-    micros: Words = events.get_column(column).dt.epoch("us").to_numpy()
+    micros: Words = events.get_column(column).to_physical().to_numpy()
     return micros
 
 

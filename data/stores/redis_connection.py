@@ -129,8 +129,9 @@ class RedisConnection:
             return count
 
     def _refusal(self, error: Exception) -> str:
+        said = str(error).rpartition("caused error: ")[2]
         return (
-            f"the online store at {self} cannot be used ({error}); start that Redis, or set TOWERLINE_ONLINE_STORE to "
+            f"the online store at {self} cannot be used ({said}); start that Redis, or set TOWERLINE_ONLINE_STORE to "
             "another, or to nothing for SQLite"
         )
 
