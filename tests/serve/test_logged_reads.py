@@ -11,9 +11,10 @@ import httpx
 import polars as pl
 import pytest
 
+from cluster.settings import Settings
 from data.dataset import Dataset
 from data.features import feature_fingerprints, views
-from data.online_store import OnlineStore
+from data.online_store import OnlineStore, open_online_store
 from data.skew import Skew, find_skew
 from serve.decisions import Decision, StoreVersion
 from serve.logged_reads import logged_reads, sample_decisions
@@ -49,10 +50,14 @@ def served(
     shop: Dataset, answering: Answering, version: StoreVersion, tmp_path_factory: pytest.TempPathFactory
 ) -> Served:
     store = published(shop, tmp_path_factory.mktemp("store"))
-    folder = tmp_path_factory.mktemp("decisions")
+    return Served(shop, store, six_clients(store, answering, tmp_path_factory.mktemp("decisions")), version)
+
+
+def six_clients(store: OnlineStore, answering: Answering, folder: Path) -> Path:
+    """The folder of the decision log, when all has been asked and told."""
     with answering(store, folder) as client, ThreadPoolExecutor(6) as clients:
         assert sum(clients.map(lambda number: traffic(client, number), range(6))) > 40
-    return Served(shop, store, folder, version)
+    return folder
 
 
 def traffic(client: httpx.Client, seed: int) -> int:
@@ -88,6 +93,17 @@ def test_real_traffic_has_no_skew(served: Served) -> None:
     assert skew.compared["user_event_count"] == skew.decisions
     assert skew.compared["item_share"] > 20 * skew.decisions
     assert skew.values == sum(skew.compared.values())
+
+
+@pytest.mark.cluster
+def test_real_traffic_has_no_skew_with_redis(
+    shop: Dataset, answering: Answering, version: StoreVersion, redis_url: str, tmp_path: Path
+) -> None:
+    store = open_online_store(Settings(home=tmp_path, online_store=redis_url), "shop", VIEWS)
+    store.publish(shop)
+    served = Served(shop, store, six_clients(store, answering, tmp_path / "decisions"), version)
+    assert not served.skew_of(served.decisions()).differences.rows()
+    store.close()
 
 
 def test_the_traffic_was_worth_checking(served: Served) -> None:
