@@ -90,6 +90,8 @@ _NOTHING = Met(*[np.zeros(0, dtype=np.int64)] * 3)
 
 def hashes_of(values: pl.Series) -> Words:
     """A stable 64-bit hash of each value, none of which is null. Equal for 0.0 and -0.0."""
+    if values.is_empty():
+        return np.zeros(0, dtype=np.int64)
     if isinstance(values.dtype, pl.String):
         distinct = values.unique()
         hashed = [hash_of(text) for text in distinct.to_list()]
