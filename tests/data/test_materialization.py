@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from data.dataset import Dataset, write_dataset
+from data.features import views
+from data.materialization import additions, brought, bucket_states, digest_of, sharding_of, tasks_of
+from data.parallel import in_process, on_ray
+from data.schema import EVENTS, ITEMS, QUARANTINE, USERS
+from data.stores.definitions import Definitions
+from data.validation import polars_schema
+from data.views import USER
+from tests.data.conftest import events_of
+
+ROWS = [(f"u{row % 17}", f"i{row % 5}", float(row % 3), row) for row in range(200)]
+
+
+def write(home: Path, events: pl.DataFrame) -> Dataset:
+    empty = {
+        name: pl.DataFrame(schema=polars_schema(contract))
+        for name, contract in {"items": ITEMS, "users": USERS, "quarantine": QUARANTINE}.items()
+    }
+    return write_dataset(home, "small", events=events, **empty, source="a test")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_on_ray_as_in_this_process(tmp_path: Path) -> None:
+    dataset, definitions = write(tmp_path, events_of(ROWS)), Definitions(views())
+    tasks = tasks_of(dataset)
+    assert len(tasks) == 2 * dataset.manifest.buckets
+    here = {each.task: each for each in bucket_states(dataset, definitions, tasks, in_process)}
+    there = {each.task: each for each in bucket_states(dataset, definitions, tasks, on_ray)}
+    by_default = {each.task: each for each in bucket_states(dataset, definitions, tasks)}
+    assert set(here) == set(there) == set(by_default) == set(tasks)
+    for task in tasks:
+        assert here[task].states == there[task].states == by_default[task].states
+        one, two = here[task].of_users, there[task].of_users
+        if one is not None and two is not None:
+            assert (one.everything, one.ids, one.digest) == (two.everything, two.ids, two.digest)
+            assert_frame_equal(one.met, two.met)
+        assert (one is None) == (two is None) == (task[0] != USER.name)
+    assert sum(each.events for each in here.values() if each.of_users) == len(ROWS)
+
+
+def test_additions_are_what_a_version_has_besides(tmp_path: Path) -> None:
+    old = write(tmp_path / "old", events_of(ROWS[:150]))
+    sharding = sharding_of(old)
+    new = write(tmp_path / "new", events_of(ROWS))
+    changed = write(tmp_path / "changed", events_of([*ROWS[:3], ("u3", "i3", 9.0, 3), *ROWS[4:]]))
+    found = []
+    for bucket in range(old.manifest.buckets):
+        events = old.bucket(USER, bucket, EVENTS.names)
+        known, digest = sharding.split(bucket, events), digest_of(events)
+        added = additions(new, bucket, known, digest)
+        assert added is not None
+        found.append(added.events)
+        assert added.digest == digest_of(new.bucket(USER, bucket, EVENTS.names))
+        lacks = "u3" in events["user_id"]
+        assert (additions(changed, bucket, known, digest) is None) == lacks
+    assert pl.concat(found).sort("source_row")["source_row"].to_list() == list(range(150, 200))
+
+
+def test_a_digest_knows_no_order() -> None:
+    events = events_of(ROWS)
+    assert digest_of(events) == digest_of(events.sample(fraction=1, shuffle=True, seed=1))
+    assert digest_of(events) != digest_of(events.with_columns(value=pl.col("value") + 1))
+
+
+OTHERWISE = {
+    "value": pl.col("value") + 1,
+    "ingest_time": pl.col("ingest_time").dt.offset_by("1us"),
+    "source_row": pl.col("source_row") + 1,
+    "decision_id": pl.lit("d"),
+}
+
+
+@pytest.mark.parametrize("column", OTHERWISE)
+def test_an_appended_event_is_brought_only_as_it_is(column: str) -> None:
+    log, added = events_of(ROWS)[:3], events_of(ROWS)[2:6]
+    assert_frame_equal(brought(log, added), log[2:])
+    assert brought(log, added.with_columns(OTHERWISE[column].alias(column))) is None
