@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import TowerlineError
-from cluster.reports import write_atomically
+from cluster.files import write_atomically
 
 STAMP = ".complete"
 

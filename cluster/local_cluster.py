@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.environment import prepare_environment
 from cluster.errors import TowerlineError
+from cluster.files import write_atomically
 from cluster.job import run_job
 from cluster.ray_start import OBJECT_STORE_BYTES, short_temp_dir, stay_on_loopback
-from cluster.reports import write_atomically
 from cluster.settings import Settings
 
 LOOPBACK = "127.0.0.1"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
+from cluster.files import write_atomically
 from cluster.provenance import git_commit, machine, versions
 
 
@@ -66,14 +67,3 @@ class ReportClock:
             machine=machine(),
             figures=dict(figures),
         )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, never half of it."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

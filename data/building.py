@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.reports import write_atomically
+from cluster.files import write_atomically
 from data.offline_store import MANIFEST_FILE, PART, FeatureManifest, has_examples, remove_old_snapshots
 
 _PREFIX = ".building-"

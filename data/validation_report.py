@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import TowerlineError
-from cluster.reports import write_atomically
+from cluster.files import write_atomically
 from data.distribution import kolmogorov_smirnov, population_stability_index, reference_column
 from data.expectations import TABLES, DatasetExpectations, Expectations, TableName
 from data.findings import Findings

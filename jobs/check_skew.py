@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> None:
 
 def check(settings: Settings, dataset: str, sample: int, seed: int) -> "Checked":
     """Check, and leave a report with, beside it, the list of all differences."""
-    from cluster.reports import ReportClock, write_atomically
+    from cluster.files import write_atomically
+    from cluster.reports import ReportClock
     from serve.skew_check import check_skew
 
     clock = ReportClock("check_skew")

@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> None:
     """Eleven steps; the last one leaves a report. The first, set-up, is `make install`."""
     asked, settings = parse(arguments), Settings()
 
-    from cluster.reports import ReportClock, write_atomically
+    from cluster.files import write_atomically
+    from cluster.reports import ReportClock
     from cluster.session import connect
     from jobs.check_skew import check
     from jobs.console import Console

@@ -8,8 +8,9 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import TowerlineError
+from cluster.files import write_atomically
 from cluster.job import explain
-from cluster.reports import Report, ReportClock, write_atomically
+from cluster.reports import Report, ReportClock
 from cluster.settings import Settings
 from data.dataset import open_dataset
 from data.pipeline import ensure_examples

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from cluster.reports import write_atomically
+from cluster.files import write_atomically
 from train.checkpoint import read_best_weights, read_checkpoint, write_checkpoint
 from train.communicator import SingleProcess
 from train.loop import EpochResult, FitConfig, TrainingState, TrainingTask, fit

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.provenance import git_commit
-from cluster.reports import Report, ReportClock, write_atomically
+from cluster.reports import Report, ReportClock
 
 KEYS = {
     "name",
@@ -81,13 +81,3 @@ def test_every_run_is_kept_beside_the_last_one(tmp_path: Path) -> None:
     assert kept == sorted(
         [f"train-{first.started:%Y%m%dT%H%M%S}.json", f"train-2031{first.started:%m%dT%H%M%S}.json", "train.json"]
     )
-
-
-def test_an_unfinished_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
-    assert path.read_text() == "old"
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
