@@ -176,3 +176,8 @@ def test_a_recipe_that_does_not_fit_the_sources_says_so(tmp_path: Path) -> None:
     cmake.write_text("set(CMAKE_CXX_STANDARD 20)\n")
     with pytest.raises(TowerlineError, match="the recipe does not fit these sources"):
         patch(cmake, "set(CMAKE_CXX_STANDARD 14)", "set(CMAKE_CXX_STANDARD 17)")
+
+
+def test_set_up_needs_nothing_but_the_standard_library() -> None:
+    code = "import cluster.install, cluster.assets"
+    subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, check=True)

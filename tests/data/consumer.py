@@ -27,7 +27,6 @@ from data.stream_quarantine import StreamQuarantine
 from data.streaming import Follower
 from data.validation import EventRules
 
-
 logger = logging.getLogger(__name__)
 
 

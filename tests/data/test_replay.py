@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
-import pytest
 
 from data.aggregations import Count, LastN, Mean, TimeSince, hours
 from data.replay import KNOWN_UNTIL, READ, replay
