@@ -37,8 +37,10 @@ class Input:
             return np.ones(events.height, dtype=np.int64)
         column = events.get_column(self.column)
         if not self.is_sum:
-            return column.is_not_null().to_numpy().astype(np.int64)
-        return to_fixed_point(column.cast(pl.Float64).fill_null(0.0).to_numpy())
+            is_there = column.is_not_null().to_numpy() if column.null_count() else np.ones(events.height)
+            return is_there.astype(np.int64)
+        values = column.cast(pl.Float64).fill_null(0.0) if column.null_count() else column
+        return to_fixed_point(values.to_numpy().astype(np.float64))
 
 
 def to_fixed_point(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -123,7 +123,7 @@ class FeatureView:
     def prepared(self, events: pl.DataFrame) -> pl.DataFrame:
         """The events that count, with the derived columns."""
         chosen = events if self.where is None else events.filter(self.where)
-        return chosen.with_columns(**self.columns)
+        return chosen.with_columns(**self.columns) if self.columns else chosen
 
     def definition(self) -> dict[str, Any]:
         """All that decides the values, as plain data."""

@@ -90,15 +90,13 @@ _NOTHING = Met(*[np.zeros(0, dtype=np.int64)] * 3)
 
 def hashes_of(values: pl.Series) -> Words:
     """A stable 64-bit hash of each value, none of which is null. Equal for 0.0 and -0.0."""
-    if values.is_empty():
-        return np.zeros(0, dtype=np.int64)
     if isinstance(values.dtype, pl.String):
-        distinct = values.unique()
-        hashed = [hash_of(text) for text in distinct.to_list()]
-        return values.replace_strict(distinct, hashed, return_dtype=pl.Int64).to_numpy()
+        texts = values.to_list()
+        hashes = {text: hash_of(text) for text in set(texts)}
+        return np.fromiter(map(hashes.__getitem__, texts), dtype=np.int64, count=len(texts))
     if values.dtype.is_float():
         return (values.cast(pl.Float64) + 0.0).fill_nan(float("nan")).to_numpy().view(np.int64)
-    return values.to_physical().cast(pl.Int64).to_numpy()
+    return values.cast(pl.Int64).to_numpy()
 
 
 def hash_of(text: str) -> int:

@@ -53,7 +53,7 @@ class Packer:
     def __init__(self, rows: pl.DataFrame, types: dict[str, pl.DataType], owners: int) -> None:
         codes = rows.get_column(OWNER).to_numpy()
         self._bounds = np.searchsorted(codes, np.arange(owners + 1)).tolist()
-        self._words = [rows.get_column(name).to_physical().to_numpy() for name in (EVENT_TIME, SOURCE_ROW)]
+        self._words = [rows.get_column(name).cast(pl.Int64).to_numpy() for name in (EVENT_TIME, SOURCE_ROW)]
         self._columns = [_packed(rows.get_column(name), kind) for name, kind in types.items()]
 
     def parts(self, owner: int) -> Iterator[Buffer]:
@@ -88,18 +88,16 @@ class _Texts:
 
 
 def _packed(column: pl.Series, kind: pl.DataType) -> _Numbers | _Texts:
+    has_nulls = column.null_count() > 0
     if is_text(kind):
-        present = column.fill_null("")
-        sizes = present.str.len_bytes().to_numpy().astype(np.int32)
+        encoded = [text.encode() for text in (column.fill_null("") if has_nulls else column).to_list()]
+        sizes = np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded))
         offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).tolist()
-        lengths = np.where(column.is_null().to_numpy(), -1, sizes).astype(np.int32)
-        return _Texts(lengths, offsets, memoryview("".join(present.to_list()).encode()))
-    is_there = column.is_not_null().to_numpy().astype(np.uint8)
-    if kind.is_float():
-        words = column.cast(pl.Float64).fill_null(0.0).to_numpy().view(np.int64)
-    else:
-        words = column.to_physical().cast(pl.Int64).fill_null(0).to_numpy()
-    return _Numbers(is_there, words)
+        lengths = np.where(column.is_null().to_numpy(), np.int32(-1), sizes) if has_nulls else sizes
+        return _Texts(lengths, offsets, memoryview(b"".join(encoded)))
+    is_there = column.is_not_null().to_numpy().astype(np.uint8) if has_nulls else np.ones(len(column), dtype=np.uint8)
+    values = column.cast(pl.Float64 if kind.is_float() else pl.Int64)
+    return _Numbers(is_there, (values.fill_null(0) if has_nulls else values).to_numpy().view(np.int64))
 
 
 @dataclass

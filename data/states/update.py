@@ -164,7 +164,8 @@ class Update:
         old = memory.unpack(layout, [state.memory for state in self._old], self._old_owners)
         found = []
         for before, each in zip(old, layout.counted, strict=True):
-            events = self._views[each.view].drop_nulls(each.column)
+            events = self._views[each.view]
+            events = events.drop_nulls(each.column) if events.get_column(each.column).null_count() else events
             met = memory.Met(self._codes(events), memory.hashes_of(events.get_column(each.column)), _minutes(events))
             window = each.window
             begins = None if window.length is None else window.begins_us(clocks)
@@ -213,7 +214,7 @@ class Update:
 
 
 def _micros(events: pl.DataFrame, column: str) -> Words:
-    micros: Words = events.get_column(column).to_physical().to_numpy()
+    micros: Words = events.get_column(column).cast(pl.Int64).to_numpy()
     return micros
 
 
