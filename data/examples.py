@@ -1,7 +1,7 @@
 """One example per event: the event, and what was knowable about its user and its item just before it.
 
-Pure functions over polars frames: no Ray, no I/O. A user's own past is all of it; into the features of items, and of
-everything, only the events count that leave-one-out gives to training.
+Pure functions over polars frames: no Ray, no I/O. All that was known just before an event counts into its features,
+whatever split other events have: a split says which events are asked for, not what was knowable.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ from data.schema import (
     USER_ID,
     VALUE,
 )
-from data.splits import TOTAL_ORDER, TRAIN, assign_splits
+from data.splits import TOTAL_ORDER, assign_splits
 from data.views import ENTITIES, EVENT_TYPES, USER, Entity, FeatureView, views_of
 
 EVENT_COLUMNS = [SEQUENCE, EVENT_TIME, SOURCE_ROW, USER_ID, ITEM_ID, VALUE, SPLIT]
@@ -45,15 +45,10 @@ def example_columns(declared: Sequence[FeatureView]) -> list[str]:
 
 
 def columns_needed(declared: Sequence[FeatureView], *others: str) -> list[str]:
-    """Columns of the stored events that features are computed from, and others, in the order of the contract."""
+    """Columns of the stored events that features are computed from, and others, in the order they are stored in."""
     from_views = {name for view in declared for feature in view.features for name in view.lineage(feature)}
     wanted = from_views | {*TOTAL_ORDER, INGEST_TIME, *others}
-    return [*(name for name in EVENT_TYPES if name in wanted), SPLIT]
-
-
-def counting(entity: Entity, events: pl.DataFrame) -> pl.DataFrame:
-    """The events that count into the features of an entity."""
-    return events if entity == USER else events.filter(pl.col(SPLIT) == TRAIN)
+    return [name for name in (*EVENT_TYPES, SPLIT) if name in wanted]
 
 
 def in_pieces(events: pl.DataFrame, entity: Entity, size: int) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -91,7 +86,7 @@ def examples_of(
     examples = ordered = assign_splits(events)
     for entity in ENTITIES:
         if mine := views_of(entity, tuple(declared)):
-            examples = features_of(mine, counting(entity, ordered), examples)
+            examples = features_of(mine, ordered, examples)
     numbered = finish(examples).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
     return with_attributes(numbered, users, items).select(example_columns(declared))
 

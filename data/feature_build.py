@@ -16,7 +16,6 @@ from data.dataset import Dataset
 from data.examples import (
     EVENT_COLUMNS,
     columns_needed,
-    counting,
     example_columns,
     features_in,
     finish,
@@ -24,9 +23,9 @@ from data.examples import (
 )
 from data.offline_store import ADDED_WHEN_READ, Partitioning, partitioning_of, split_by_date, write_bucket
 from data.point_in_time import features_of
-from data.schema import ITEM_ID, SOURCE_ROW, SPLIT, USER_ID
+from data.schema import ITEM_ID, SOURCE_ROW, USER_ID
 from data.slices import BySourceRow, read_slices, write_slices
-from data.splits import TEST, TOTAL_ORDER, TRAIN, VALIDATION
+from data.splits import TOTAL_ORDER
 from data.views import EVERYTHING, ITEM, USER, FeatureView, views_of
 
 Note = dict[str, Any]
@@ -103,12 +102,7 @@ class Build:
         parts = []
         for bucket in range(self.buckets):
             events = self.dataset.bucket(USER, bucket, columns)
-            parts.append(
-                events.with_columns(
-                    pl.col(SPLIT).cast(pl.Enum([TRAIN, VALIDATION, TEST])),
-                    pl.lit(bucket, dtype=pl.Int32).alias(_USER_BUCKET),
-                )
-            )
+            parts.append(events.with_columns(pl.lit(bucket, dtype=pl.Int32).alias(_USER_BUCKET)))
         ordered = pl.concat(parts).sort(TOTAL_ORDER)
         return self._write_slices(views, in_pieces(ordered, EVERYTHING, EVENTS_AT_ONCE), self._file(self.buckets))
 
@@ -117,7 +111,7 @@ class Build:
     ) -> Note:
         columns = [SOURCE_ROW, *features_in(views)]
         parts = (
-            (keys.get_column(_USER_BUCKET), features_of(views, counting(views[0].entity, past), keys).select(columns))
+            (keys.get_column(_USER_BUCKET), features_of(views, past, keys).select(columns))
             for keys, past in pieces
         )
         write_slices(file, parts, self.buckets)

@@ -4,8 +4,6 @@ To add one, declare it in a view of its own and name that view in `views`: the n
 computes it for every example, and the online store for every entity. Models refuse to serve once a view they were
 trained on has changed; a further view is nothing to them. Which events a feature may see is settled in
 `data.visibility`: those earlier in (event_time, source_row) and known by then, never the example's own.
-
-Features of items and of all events count only what leave-one-out gives to training; a user's own are of all his events.
 """
 
 import functools

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from data.features import ALL_ACTIVITY, ITEM_FEATURE_COLUMNS, ITEM_POPULARITY, with_item_share, with_sequence
+from data.features import ALL_ACTIVITY, ITEM_FEATURE_COLUMNS, ITEM_POPULARITY, with_item_share
 from data.point_in_time import features_at
-from data.schema import EVENT_TIME, ITEM_ID, ITEM_SHARE, SEQUENCE, SOURCE_ROW, SPLIT, USER_ID
-from data.splits import TRAIN
+from data.schema import EVENT_TIME, ITEM_ID, ITEM_SHARE, SEQUENCE, SOURCE_ROW, USER_ID
 from train.histories import Histories
 from train.models.candidate_features import Codes, Floats
 from train.models.retrieval import RetrievalModel
@@ -23,18 +22,17 @@ OFFERED = dataclasses.replace(
 
 
 class ItemFeatures:
-    """Item features as of any moment in a data set's past. Only events of the train split count."""
+    """Item features as of any moment in a data set's past. """
 
-    def __init__(self, events: pl.DataFrame, examples: pl.DataFrame, vocabulary: Vocabulary) -> None:
-        """`events`: the data set's events; `examples`: sequence and split of each."""
-        trains = examples.filter(pl.col(SPLIT) == TRAIN).select(SEQUENCE)
-        self._counted = with_sequence(events).join(trains, on=SEQUENCE, how="semi", maintain_order="left")
-        self._by_item = self._counted.sort(ITEM_ID, EVENT_TIME, SOURCE_ROW)
+    def __init__(self, events: pl.DataFrame, vocabulary: Vocabulary) -> None:
+        """`events`: the data set's events."""
+        self._events = events.sort(EVENT_TIME, SOURCE_ROW)
+        self._by_item = events.sort(ITEM_ID, EVENT_TIME, SOURCE_ROW)
         self._ids = pl.Series(ITEM_ID, ["", *vocabulary.items])
 
     def at(self, rows: pl.DataFrame, candidates_BK: Codes) -> Floats:
         """Features (B, K, F) of K candidates as of B rows, in the order of `ITEM_FEATURE_COLUMNS`."""
-        moments = features_at(ALL_ACTIVITY, self._counted, rows.select(EVENT_TIME, SOURCE_ROW))
+        moments = features_at(ALL_ACTIVITY, self._events, rows.select(EVENT_TIME, SOURCE_ROW))
         repeated = moments[np.repeat(np.arange(rows.height), candidates_BK.shape[1])]
         keys = repeated.with_columns(self._ids.gather(candidates_BK.ravel()))
         features = with_item_share(features_at(OFFERED, self._by_item, keys)).select(ITEM_FEATURE_COLUMNS)

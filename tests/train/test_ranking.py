@@ -71,7 +71,7 @@ def _expected(
     planted: Planted, examples: pl.DataFrame, model: RetrievalModel, rows: pl.DataFrame, *, keep_all: bool
 ) -> tuple[list[Tensor], Tensor]:
     """The lists by their definition, a row at a time."""
-    items = ItemFeatures(planted.dataset.events(), examples, model.vocabulary)
+    items = ItemFeatures(planted.dataset.events(), model.vocabulary)
     found = find_candidates(model, rows, Histories(examples, model.vocabulary), items, 12)
     tensors: list[list[Tensor]] = [[], [], [], []]
     places = []
