@@ -14,6 +14,7 @@ from datetime import timedelta
 import polars as pl
 
 from data import aggregations, cells, decay, distinct, point_in_time, timeline, visibility
+from data import views as declarations
 from data.aggregations import Count, Distinct, LastN, Mean, Rate, RecencyWeighted, TimeSince, days, hours
 from data.fingerprints import fingerprint, fingerprint_of_modules
 from data.schema import (
@@ -140,4 +141,5 @@ def fingerprints_of(declared: Sequence[FeatureView]) -> dict[str, str]:
 @functools.cache
 def computation() -> str:
     """Fingerprint of the code that computes features from events."""
-    return fingerprint_of_modules(aggregations, cells, decay, distinct, point_in_time, timeline, visibility)
+    modules = (aggregations, cells, decay, declarations, distinct, point_in_time, timeline, visibility)
+    return fingerprint_of_modules(*modules)

@@ -16,23 +16,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.errors import TowerlineError
+from data import examples, feature_build, splits
 from data.building import Building, building
 from data.dataset import Dataset
 from data.disk import clear_disk_errors
 from data.examples import example_columns
 from data.feature_build import Build, Note
 from data.features import HISTORY_LENGTH, computation, feature_fingerprints, views
+from data.fingerprints import fingerprint_of_modules
 from data.offline_store import FeatureManifest, definitions_fingerprint, has_examples, write_attributes
 from data.parallel import Run, on_ray
 from data.splits import LEAVE_ONE_OUT_PROTOCOL, protocol_hash, require_users
 from data.views import FeatureView
+
+KEPT = "what is finished is kept, and the same command goes on from there"
 
 
 def examples_folder(home: Path, dataset: Dataset, history_length: int = HISTORY_LENGTH) -> Path:
     """Where the examples of this version of a data set and of the declared features belong."""
     if history_length < 1:
         raise TowerlineError(f"--history-length is {history_length}, expected 1 or more events")
-    definitions = definitions_fingerprint(feature_fingerprints(history_length), protocol_hash())
+    code = fingerprint_of_modules(examples, feature_build, splits)
+    definitions = definitions_fingerprint(feature_fingerprints(history_length) | {"examples": code}, protocol_hash())
     return home / "features" / dataset.name / definitions / dataset.manifest.data_version[:12]
 
 
@@ -60,7 +65,7 @@ def build_examples(
     started = time.monotonic()
     require_users(dataset.manifest.held_out_users, 2, dataset.manifest.users)
     chosen = views(history_length) if declared is None else tuple(declared)
-    with clear_disk_errors(f"building {output}"), building(output) as work:
+    with clear_disk_errors(f"building {output}", KEPT), building(output) as work:
         if work is None:
             return output
         build = Build(dataset, chosen, work.path, work.work)
