@@ -110,7 +110,7 @@ def _of_sqlite(home: Path, dataset: Dataset) -> dict[str, float]:
         places = ", ".join("?" * len(ids))
         return connection.execute(f"SELECT id, value FROM user_{number} WHERE id IN ({places})", ids).fetchall()
 
-    figures = _compared(home / "feast-sqlite", "sqlite", store, raw, dataset)
+    figures = _compared("sqlite", store, raw, dataset, home / "feast-sqlite")
     connection.close()
     store.close()
     return figures
@@ -123,21 +123,18 @@ def _of_redis(home: Path, dataset: Dataset) -> dict[str, float]:
         client = redis.Redis.from_url(address)
         (number,) = (int(each) for each in client.hkeys("towerline:bench:versions"))
         prefix = f"towerline:bench:{number}:user:"
-        figures = _compared(
-            home / "feast-redis",
-            "redis",
-            store,
-            lambda ids: client.mget([prefix + each for each in ids]),
-            dataset,
-            address,
-        )
+
+        def raw(ids: list[str]) -> object:
+            return client.mget([prefix + each for each in ids])
+
+        figures = _compared("redis", store, raw, dataset, home / "feast-redis", redis_address=address)
         client.close()
         store.close()
     return figures
 
 
 def _compared(
-    folder: Path, name: str, store: SqliteStore | RedisStore, raw: Read, dataset: Dataset, address: str = ""
+    name: str, store: SqliteStore | RedisStore, raw: Read, dataset: Dataset, folder: Path, *, redis_address: str = ""
 ) -> dict[str, float]:
     """p50 and p99 of the three, taking turns, and what follows from the p50."""
     at = dataset.manifest.last_event_time + timedelta(minutes=1)
@@ -147,7 +144,7 @@ def _compared(
         pl.Series(USER_ID, ids), pl.lit(at).alias("event_timestamp")
     )
     seconds: dict[tuple[str, int], list[float]] = {(side, n): [] for side in ("ours", "raw", "feast") for n in ENTITIES}
-    with feast_reader(folder, rows, USER_ID, address) as feast:
+    with feast_reader(folder, rows, USER_ID, redis_address) as feast:
         for _ in range(ROUNDS):
             for count in ENTITIES:
                 seconds["ours", count] += _timed(lambda some: store.read_numbers(USER, some, at), ids, count)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import polars as pl
+import redis.exceptions
 from redis.client import Pipeline
 
 from cluster.errors import TowerlineError
@@ -50,6 +51,7 @@ class RedisPublication:
 
     def publish(self, dataset: Dataset) -> int:
         """The number of events behind the states, appended ones included."""
+        self._require_that_nothing_is_evicted()
         wanted = dataset.manifest.data_version
         mine = self._mine()
         if mine is not None and mine.data_version not in ("", wanted):
@@ -59,6 +61,19 @@ class RedisPublication:
         self._remove_dropped()
         found = self._mine()
         return 0 if found is None else found.events
+
+    def _require_that_nothing_is_evicted(self) -> None:
+        """Raises TowerlineError if Redis would drop states when its memory is full, and nobody would notice."""
+        try:
+            found = self.redis.client.config_get("maxmemory-policy")
+        except redis.exceptions.RedisError:
+            return
+        policy = found.get("maxmemory-policy") or ""
+        if policy.startswith("allkeys"):
+            raise TowerlineError(
+                f"the Redis at {self.redis} has maxmemory-policy {policy!r}: it would silently drop features when its "
+                "memory is full; set it to 'noeviction'"
+            )
 
     def _add(self, dataset: Dataset, version: Version) -> None:
         """Only what is new, if the data set only adds to what is published; else all of it."""

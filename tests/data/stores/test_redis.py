@@ -18,6 +18,7 @@ from data.dataset import Dataset
 from data.features import views
 from data.stores import redis_connection
 from data.stores.redis import RedisStore
+from data.stores.redis_version import VersionKeys
 from data.views import EVERYTHING, ITEM, USER, FeatureView
 from tests.data.conftest import events_of
 from tests.data.servers import RedisServer
@@ -187,6 +188,40 @@ def test_a_full_redis_is_an_error_a_person_can_act_on(server: RedisServer) -> No
         client.config_set("maxmemory", "1")
     with pytest.raises(TowerlineError, match=r"\(command not allowed when used memory > .maxmemory.\.\)"):
         store.append_events(events_of([("anna", "x", 1.0, 1)]))
+    store.close()
+
+
+def test_a_redis_that_would_drop_states_is_refused(server: RedisServer, dataset_of: DatasetOf) -> None:
+    store = RedisStore(server.url, "small", views())
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    with pytest.raises(TowerlineError, match=r"maxmemory-policy 'allkeys-lru'.* set it to 'noeviction'"):
+        store.publish(dataset_of(events_of([("anna", "x", 1.0, 1)])))
+    store.close()
+
+
+def test_a_server_that_goes_away_during_a_publication_is_waited_for(
+    server: RedisServer, dataset_of: DatasetOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RedisStore(server.url, "small", views())
+    dataset = dataset_of(events_of([(f"u{row % 17}", f"i{row % 5}", 1.0, row) for row in range(300)]))
+    put_digest, calls = VersionKeys.put_digest, []
+
+    def killing(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) % 3 == 1 and len(calls) < 8:
+            server.kill()
+            restart = threading.Timer(0.3, server.start)
+            restart.start()
+            restarts.append(restart)
+        put_digest(*arguments)
+
+    restarts: list[threading.Timer] = []
+    monkeypatch.setattr(VersionKeys, "put_digest", killing)
+    assert store.publish(dataset) == 300
+    assert len(restarts) == 3
+    assert counted(store) == 300
+    assert store.read(USER, ["u1"], NOW)["user_event_count"].to_list() == [18]
     store.close()
 
 

@@ -71,6 +71,21 @@ def test_a_failed_append_changes_nothing(store: SqliteStore, monkeypatch: pytest
     assert store.read(USER, ["anna"], NOW)["history_items"].to_list() == [["x", "y"]]
 
 
+def test_a_full_disk_changes_nothing_and_is_said(store: SqliteStore, path: Path, dataset_of: DatasetOf) -> None:
+    store.publish(dataset_of(events_of([("anna", "x", 1.0, 1)])))
+    connection = store._connections.get()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    many = events_of([(f"u{row}", "y", 1.0, row) for row in range(500)])
+    for write in (lambda: store.append_events(many), lambda: store.publish(dataset_of(many))):
+        with pytest.raises(TowerlineError, match=rf"in {path}: no space left on the disk; free some"):
+            write()
+        assert store.read(USER, ["anna", "u1"], NOW)["user_event_count"].to_list() == [1, 0]
+    connection.execute("PRAGMA max_page_count = 1000000")
+    assert store.publish(dataset_of(many)) == 500
+    assert store.read(USER, ["anna", "u1"], NOW)["user_event_count"].to_list() == [0, 1]
+
+
 def test_a_switch_does_not_disturb_who_reads(store: SqliteStore, path: Path, dataset_of: DatasetOf) -> None:
     """Another thread reads all the while: the old version or the new one, nothing else."""
     store.publish(dataset_of(events_of([("anna", "x", 1.0, 1)])))
