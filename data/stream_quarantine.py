@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from data.disk import clear_disk_errors
 from data.sources.stream import Message
@@ -56,13 +57,12 @@ class StreamQuarantine:
         known = self._known.setdefault(file, _Known())
         with clear_disk_errors(f"writing {file}"):
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a+b") as opened:
+            with file.open("a+b", buffering=0) as opened:
                 fcntl.flock(opened, fcntl.LOCK_EX)
                 known.read_on(opened)
                 new = {each.message.key: _record(each) for each in refused if each.message.key not in known.keys}
-                opened.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new.values()).encode())
-                opened.flush()
-                os.fsync(opened.fileno())
+                lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new.values())
+                _write(opened, lines.encode(), known.end)
         return len(new)
 
 
@@ -73,15 +73,35 @@ class _Known:
     keys: set[str] = field(default_factory=set)
     end: int = 0
     """Bytes."""
+    inode: int = 0
 
-    def read_on(self, opened: BinaryIO) -> None:
-        """Take in what has been added by anyone; half a line that a crash left is cut off."""
+    def read_on(self, opened: FileIO) -> None:
+        """Take in what has been added by anyone; half a line that a crash left is cut off.
+
+        All is forgotten if somebody has removed the file, moved it away or emptied it.
+        """
+        status = os.fstat(opened.fileno())
+        if status.st_ino != self.inode or status.st_size < self.end:
+            self.keys.clear()
+            self.inode, self.end = status.st_ino, 0
         opened.seek(self.end)
         added = opened.read()
         whole = added[: added.rfind(b"\n") + 1]
         self.keys.update(json.loads(line)["key"] for line in whole.splitlines())
         self.end += len(whole)
         opened.truncate(self.end)
+
+
+def _write(opened: FileIO, lines: bytes, end: int) -> None:
+    """Put lines at the end of a file and on the disk, all of them or none."""
+    left = memoryview(lines)
+    try:
+        while left:
+            left = left[opened.write(left) :]
+        os.fsync(opened.fileno())
+    except OSError:
+        opened.truncate(end)
+        raise
 
 
 def _record(refused: Refused) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Refused messages are on the disk, once each, whoever writes them and however a writer ended."""
 
 import json
+import resource
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,6 +64,41 @@ def test_half_a_line_that_a_crash_left_is_cut_off(tmp_path: Path) -> None:
         opened.write('{"key": "half')
     assert StreamQuarantine(tmp_path).add([refused(1), refused(2)]) == 1
     assert [record["position"] for record in records(file)] == ["shop/1/1", "shop/1/2"]
+
+
+@pytest.mark.parametrize("left", ["", '{"key": "half', f'{{"key": "{"Ж" * 2_000}"}}\n'])
+def test_a_file_that_was_taken_away_under_a_running_job_is_begun_anew(tmp_path: Path, left: str) -> None:
+    quarantine = StreamQuarantine(tmp_path)
+    quarantine.add([refused(1), refused(2)])
+    file = next(tmp_path.rglob("*.jsonl"))
+    file.rename(file.with_suffix(".old"))
+    if left:
+        file.write_text(left)
+    assert quarantine.add([refused(2), refused(3)]) == 2
+    assert [record.get("position") for record in records(file)][-2:] == ["shop/1/2", "shop/1/3"]
+    assert StreamQuarantine(tmp_path).add([refused(2), refused(3), refused(4)]) == 1
+
+
+@pytest.fixture
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """RLIMIT_FSIZE: the one quota that needs no root."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if limit < 0 else limit, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, limit_files: Callable[[int], None]) -> None:
+    quarantine = StreamQuarantine(tmp_path)
+    quarantine.add([refused(1)])
+    file = next(tmp_path.rglob("*.jsonl"))
+    before = file.read_bytes()
+    limit_files(len(before) + 10)
+    with pytest.raises(TowerlineError, match=r"writing .*partition-1.jsonl: the file would be larger than the limit"):
+        quarantine.add([refused(number) for number in range(2, 100)])
+    assert file.read_bytes() == before
+    limit_files(-1)
+    assert quarantine.add([refused(number) for number in range(1, 100)]) == 98
+    assert [record["position"] for record in records(file)] == [f"shop/1/{number}" for number in range(1, 100)]
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
