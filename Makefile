@@ -4,7 +4,10 @@ RUN := .venv/bin/python -m
 # Debian's packages that the tests take servers and tools from.
 SERVERS := curl util-linux redis-server postgresql
 
-.PHONY: install demo serve test test-cluster lint cluster-up cluster-down install-servers
+# Events in `make bench-features`.
+SIZES ?= 1m 10m 50m
+
+.PHONY: install demo serve test test-cluster lint bench-features cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -26,6 +29,9 @@ lint: install
 	@$(RUN) ruff format --check
 	@$(RUN) mypy
 	@.venv/bin/lint-imports
+
+bench-features: install ## features beside polars, DuckDB and Feast; SIZES="1m 10m" for less than 50 M events
+	@$(RUN) benchmarks.features --sizes $(SIZES)
 
 cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
 	@$(RUN) cluster.local_cluster up

@@ -9,7 +9,7 @@ from cluster.errors import TowerlineError
 
 
 @contextmanager
-def clear_disk_errors(doing: str) -> Iterator[None]:
+def clear_disk_errors(doing: str, outcome: str = "nothing was written") -> Iterator[None]:
     """Turn an error about the disk into a TowerlineError: what was being done, what is wrong, the next step."""
     try:
         yield
@@ -17,4 +17,4 @@ def clear_disk_errors(doing: str) -> Iterator[None]:
         problem = disk_problem(error)
         if problem is None:
             raise
-        raise TowerlineError(f"{doing}: {problem.wrong}; {problem.next_step}; nothing was written") from error
+        raise TowerlineError(f"{doing}: {problem.wrong}; {problem.next_step}; {outcome}") from error

@@ -11,7 +11,9 @@ import pytest
 
 from cluster.assets import MOVIELENS_100K, fetch
 from data.dataset import open_dataset
-from data.pipeline import examples_folder, read_examples
+from data.offline_store import read_examples
+from data.pipeline import examples_folder
+from tests.train.planted import HISTORY, plant
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,17 +63,44 @@ def test_refused_with_one_clear_line(arguments: list[str], message: str, tmp_pat
     assert not (tmp_path / "features").exists()
 
 
+def test_list_shows_views_with_their_lineage_and_the_snapshots(tmp_path: Path) -> None:
+    empty = run(tmp_path, "--list")
+    assert empty.returncode == 0, empty.stderr
+    assert "item_popularity: How often an item was chosen" in empty.stdout
+    assert "from events: event_time, ingest_time, item_id, source_row" in empty.stdout
+    (line,) = [line for line in empty.stdout.splitlines() if "item_mean_value_30d" in line]
+    assert line.split() == ["item_mean_value_30d", "mean", "of", "value", "30", "d", "0.0", "value"]
+    assert "no examples on disk; make them with" in empty.stdout
+    planted = plant(tmp_path)
+    listed = run(tmp_path, "--list", "--history-length", str(HISTORY))
+    assert planted.dataset.manifest.data_version[:12] in listed.stdout
+    assert "of today" in listed.stdout
+    other = run(tmp_path, "--list", "--dataset", "planted", "--history-length", "7")
+    assert "other user_activity" in other.stdout
+
+
+def test_no_view_leaks(tmp_path: Path) -> None:
+    checked = run(tmp_path, "--check-leakage")
+    assert checked.returncode == 0, checked.stderr
+    leaks = [line.split()[-1] for line in checked.stdout.splitlines() if "_" in line]
+    assert leaks == ["none"] * 3
+
+
 @pytest.mark.cluster
-def test_a_full_disk_leaves_no_half_of_the_examples(tmp_path: Path) -> None:
-    """The data set fits on a tmpfs of 6 MiB, its examples do not."""
+def test_a_full_disk_is_one_clear_line_and_the_build_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    """The data set fits on a small tmpfs, its examples do not."""
     disk = tmp_path / "disk"
     disk.mkdir()
     fetch(MOVIELENS_100K)
+    build = f"{sys.executable} -m jobs.build_features --dataset movielens-100k"
     script = f"""
-        mount -t tmpfs -o size=6m tmpfs {disk} || exit 99
+        mount -t tmpfs -o size=40m tmpfs {disk} || exit 99
         {sys.executable} -m jobs.ingest_events --dataset movielens-100k >/dev/null || exit 98
-        {sys.executable} -m jobs.build_features --dataset movielens-100k; echo "status $?"
-        find {disk}/home/features -type f
+        mount -o remount,size=$(($(du -sk {disk} | cut -f1) + 3000))k {disk} || exit 97
+        {build}; echo "status $?"
+        find {disk}/home/features -name manifest.json
+        mount -o remount,size=200m {disk} || exit 96
+        {build} | grep examples
     """
     done = subprocess.run(
         [shutil.which("unshare") or "unshare", "--map-root-user", "--mount", "sh", "-c", script],
@@ -81,6 +110,8 @@ def test_a_full_disk_leaves_no_half_of_the_examples(tmp_path: Path) -> None:
         timeout=300,
         check=False,
     )
-    assert done.stdout == "status 2\n", done.stderr
-    assert "error: no space left on the disk" in done.stderr
+    assert done.stdout.split() == ["status", "2", "examples", "100,000"], done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "no space left on the disk" in line
+    assert line.endswith("what is finished is kept, and the same command goes on from there")
     assert "Traceback" not in done.stderr
