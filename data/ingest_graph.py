@@ -85,7 +85,7 @@ class IngestionGraph:
         self._require_passed(report)
         merger = ItemMerger(self.version, len(buckets), tuple(bucket.by_item for bucket in buckets))
         items = sum(self.run(merger, range(len(buckets))))
-        quarantined = write_quarantine(self.version, self._work, parts, self.items, self.users)
+        quarantined = write_quarantine(self.version, self._work, parts, self.items, self.users, previous=self.previous)
         manifest = self._manifest(parts, buckets, tables, items, quarantined)
         (self.version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
         report.write(self.version)

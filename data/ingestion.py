@@ -15,6 +15,7 @@ from data.dataset import Dataset, dataset_folder, open_dataset
 from data.disk import clear_disk_errors
 from data.expectations import DatasetExpectations
 from data.ingest_graph import IngestionGraph
+from data.ingest_quarantine import is_same_quarantine
 from data.parallel import Run, in_process
 from data.rules import Context
 from data.schema import ITEM_ID, ITEMS, USER_ID, USERS
@@ -196,10 +197,8 @@ def ingest_source(
     TowerlineError, with nothing written, for whatever is wrong with the source as a whole.
     """
     folder = dataset_folder(home, name)
-    current = _current(home, name)
-    previous = current if append else None
-    if append and current is None:
-        raise TowerlineError(f"--append: there is no data set {name!r} to add to yet; leave out --append")
+    previous = _to_add_to(home, name) if append else None
+    current = previous or _current(home, name)
     with clear_disk_errors(f"writing data set {name!r} to {folder}"), new_version(folder) as version:
         graph = IngestionGraph(
             name=name,
@@ -216,7 +215,10 @@ def ingest_source(
             run=run,
         )
         built = graph.build()
-        is_new = current is None or built.manifest.data_version != current.manifest.data_version
+        is_new = current is None or not (
+            built.manifest.data_version == current.manifest.data_version
+            and is_same_quarantine(version.path, current.path)
+        )
         if is_new:
             version.publish(built.manifest.data_version[:12], after=previous.path if previous else None)
     return Ingested(
@@ -224,8 +226,14 @@ def ingest_source(
     )
 
 
+def _to_add_to(home: Path, name: str) -> Dataset:
+    if not (dataset_folder(home, name) / CURRENT).exists():
+        raise TowerlineError(f"--append: there is no data set {name!r} to add to yet; leave out --append")
+    return open_dataset(home, name)
+
+
 def _current(home: Path, name: str) -> Dataset | None:
-    """The version there is; one that was written in another form counts as none."""
+    """The version that will be replaced; one that was written in another form counts as none."""
     try:
         return open_dataset(home, name) if (dataset_folder(home, name) / CURRENT).exists() else None
     except TowerlineError:

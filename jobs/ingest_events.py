@@ -6,6 +6,7 @@ Events come from Parquet, CSV or JSON Lines (a file, a folder, a glob, at any ad
 
 import argparse
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def main(arguments: list[str]) -> None:
         run, home, name = on_ray_when_needed(settings, session), settings.home, asked.dataset
         if asked.appended:
             events = open_online_store(settings, name).appended_events()
+            rules = replace(rules, now=datetime.now(UTC))
             ingested = ingest_appended(home, name, events, rules, expectations=expectations, run=run)
         else:
             ingested = ingest(home, name, source, rules, expectations=expectations, append=asked.append, run=run)

@@ -168,6 +168,32 @@ def test_appending_piece_by_piece_is_reading_it_all(
     assert (mine.manifest.source, mine.manifest.next_file) == ("0.csv + 1.csv + 2.csv", 3)
 
 
+def test_quarantine_is_kept_when_events_are_added(tmp_path: Path) -> None:
+    """Also if all the events are known and only broken rows are new; nothing is there twice."""
+    kept = []
+    for name, bad in (
+        ("a.csv", ",x,1700000000,s\n"),
+        ("b.csv", "a b,,1700000000,s\n"),
+        ("b.csv", "a b,,1700000000,s\n"),
+    ):
+        source = TabularSource(events_file(tmp_path, HEADER + GOOD + bad, name))
+        ingested = ingest_files(tmp_path, "mine", source, RULES, append=bool(kept))
+        kept.append((ingested.is_new, *ingested.dataset.quarantine().get_column("reason")))
+    assert kept == [
+        (True, "user_id is empty"),
+        (True, "user_id is empty", "item_id is empty"),
+        (False, "user_id is empty", "item_id is empty"),
+    ]
+
+
+def test_a_version_that_cannot_be_read_is_not_written_over(tmp_path: Path) -> None:
+    source = TabularSource(events_file(tmp_path))
+    dataset = ingest_files(tmp_path, "mine", source, RULES).dataset
+    (dataset.path / "manifest.json").write_text("{}")
+    with pytest.raises(TowerlineError, match="another form"):
+        ingest_files(tmp_path, "mine", source, RULES, append=True)
+
+
 def test_appending_updates_what_is_described(tmp_path: Path) -> None:
     def ingest(items: str, **options: bool) -> Dataset:
         (tmp_path / "items.csv").write_text("what,title\n" + items)

@@ -150,7 +150,7 @@ def test_refused_and_nothing_is_written(tmp_path: Path, text: str, message: str)
     home = tmp_path / "home"
     with pytest.raises(TowerlineError, match=message):
         ingest_files(home, "mine", TabularSource(events_file(tmp_path, text)), RULES)
-    assert not home.exists()
+    assert not (home / "datasets").exists()
 
 
 def test_a_file_over_the_limit_for_files_leaves_the_old_version(tmp_path: Path) -> None:
