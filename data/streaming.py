@@ -4,7 +4,7 @@ A message is committed once its event has been handed over or it lies in quarant
 again after any crash, and the handler drops what it has by event id. A message that breaks the contract reads the same
 every time, so it is quarantined at once. A message that makes the handler fail *on its own* is tried three times; where
 the broker counts deliveries, as Redis does, also one that takes the whole process with it. Whatever is away, broker or
-store, is waited for.
+store, is waited for; a store that fails in itself, or a full disk, ends the job with nothing committed.
 """
 
 import logging
@@ -61,8 +61,15 @@ def is_away(error: BaseException | None) -> bool:
     if isinstance(error, StreamAwayError | ConnectionError | TimeoutError | redis.ConnectionError | redis.TimeoutError):
         return True
     if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
     return is_away(error.__cause__)
+
+
+def is_of_the_store(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, is one of a database or a disk that no message is guilty of."""
+    if error is None or isinstance(error, sqlite3.DataError | sqlite3.IntegrityError | redis.DataError):
+        return False
+    return isinstance(error, sqlite3.DatabaseError | redis.RedisError | OSError) or is_of_the_store(error.__cause__)
 
 
 class StopError(Exception):
@@ -200,7 +207,12 @@ class Follower:
             new = self._patiently("the store", lambda: self.handler(events.table))
         except (TowerlineError, StopError):
             raise
-        except Exception as error:  # noqa: BLE001 - a bad message may make the handler raise anything
+        except Exception as error:
+            if is_of_the_store(error):
+                raise TowerlineError(
+                    f"{self.source.name}: the store failed ({type(error).__name__}: {error}); nothing of this batch "
+                    "was committed; look after the store's disk or server, then start it again"
+                ) from error
             return error
         self._refusals = 0
         self.progress.handed_over(events.messages, new)

@@ -1,6 +1,7 @@
 """Small data sets that the tests of this room share."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -57,3 +58,11 @@ def write_small() -> Callable[..., Dataset]:
         return write_dataset(home, name, **tables, source="a test")
 
     return write
+
+
+@pytest.fixture
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """RLIMIT_FSIZE: the one quota that needs no root."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if limit < 0 else limit, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,8 +1,7 @@
 """Refused messages are on the disk, once each, whoever writes them and however a writer ended."""
 
 import json
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,14 +76,6 @@ def test_a_file_that_was_taken_away_under_a_running_job_is_begun_anew(tmp_path: 
     assert quarantine.add([refused(2), refused(3)]) == 2
     assert [record.get("position") for record in records(file)][-2:] == ["shop/1/2", "shop/1/3"]
     assert StreamQuarantine(tmp_path).add([refused(2), refused(3), refused(4)]) == 1
-
-
-@pytest.fixture
-def limit_files() -> Iterator[Callable[[int], None]]:
-    """RLIMIT_FSIZE: the one quota that needs no root."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if limit < 0 else limit, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, limit_files: Callable[[int], None]) -> None:

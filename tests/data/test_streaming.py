@@ -5,8 +5,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,77 +20,7 @@ from data.rules import Range
 from data.sources.stream import Message, StreamAwayError
 from data.stream_quarantine import StreamQuarantine
 from data.streaming import TRIES, Batching, Follower
-from data.validation import EventRules
-
-SENT = datetime.now(UTC) - timedelta(seconds=1)
-
-
-def message(number: int, *, deliveries: int = 1, **changes: object) -> Message:
-    event = {"user_id": "anna", "item_id": f"i{number}", "event_time": "2024-01-01T00:00:00Z"} | changes
-    return Message("shop", 0, str(number), json.dumps(event).encode(), SENT, deliveries)
-
-
-@dataclass
-class FakeStream:
-    """A stream of one partition with one member."""
-
-    messages: list[Message]
-    name: str = "fake://shop"
-    rules: EventRules = field(default_factory=lambda: EventRules(datetime.now(UTC)))
-    committed: list[str] = field(default_factory=list)
-    errors: list[Exception] = field(default_factory=list)
-    """Raised by the next calls of take, before it gives anything."""
-    per_take: int = 1_000
-    kept: int = 0
-    closed: bool = False
-
-    def subscribe(self) -> "FakeStream":
-        self._left = list(self.messages)
-        return self
-
-    def take(self, count: int, seconds: float) -> list[Message]:
-        if self.errors:
-            raise self.errors.pop(0)
-        several = min(count, self.per_take)
-        taken, self._left = self._left[:several], self._left[several:]
-        return taken
-
-    def keep(self) -> None:
-        self.kept += 1
-
-    def commit(self, messages: Sequence[Message]) -> None:
-        self.committed += [each.entry for each in messages]
-
-    def waiting(self) -> int:
-        return len(self._left)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class FakeStore:
-    """New by event id. Fails for items in `poison`, all or nothing."""
-
-    def __init__(self, *poison: str) -> None:
-        self.poison = poison
-        self.events: dict[str, dict[str, object]] = {}
-        self.batches: list[list[str]] = []
-        self.errors: list[Exception] = []
-
-    def append_events(self, events: pl.DataFrame) -> int:
-        self.batches.append(events["item_id"].to_list())
-        if self.errors:
-            raise self.errors.pop(0)
-        if set(self.poison) & set(events["item_id"]):
-            raise OverflowError("too much")
-        before = len(self.events)
-        for event in events.iter_rows(named=True):
-            self.events.setdefault(event["event_id"], event)
-        return len(self.events) - before
-
-    @property
-    def items(self) -> list[object]:
-        return [event["item_id"] for event in self.events.values()]
+from tests.data.fake_stream import SENT, FakeStore, FakeStream, message, quarantined
 
 
 @pytest.fixture
@@ -102,11 +31,6 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fol
         return Follower(stream, store.append_events, StreamQuarantine(tmp_path), **options)
 
     return make
-
-
-def quarantined(folder: Path) -> dict[str, dict[str, object]]:
-    lines = [line for file in sorted(folder.rglob("*.jsonl")) for line in file.read_text().splitlines()]
-    return {record["position"]: record for record in map(json.loads, lines)}
 
 
 def test_events_are_handed_over_in_order_and_then_committed(follow: Callable[..., Follower]) -> None:
@@ -299,6 +223,64 @@ def test_what_only_a_person_can_put_right_stops_it_with_nothing_committed(
     assert stream.committed == []
     assert stream.closed
     assert quarantined(tmp_path) == {}
+
+
+def failed(kind: type[sqlite3.Error], text: str, code: int) -> sqlite3.Error:
+    error = kind(text)
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        failed(sqlite3.OperationalError, "disk I/O error", sqlite3.SQLITE_IOERR_WRITE),
+        failed(sqlite3.DatabaseError, "database disk image is malformed", sqlite3.SQLITE_CORRUPT),
+        sqlite3.OperationalError("database or disk is full"),
+        redis.AuthenticationError("wrong password"),
+        OSError(5, "Input/output error"),
+    ],
+    ids=repr,
+)
+def test_a_store_that_fails_stops_it_with_nothing_committed(
+    follow: Callable[..., Follower], tmp_path: Path, error: Exception
+) -> None:
+    """Whatever message it fails on: waiting or quarantine would not help."""
+    stream, store = FakeStream([message(0), message(1)]), FakeStore()
+    store.errors = [error]
+    with pytest.raises(TowerlineError, match=r"fake://shop: the store failed \(.*\); .* start it again") as raised:
+        follow(stream, store).run(until_empty=True)
+    assert raised.value.__cause__ is error
+    assert store.batches == [["i0", "i1"]]
+    assert (stream.committed, stream.closed) == ([], True)
+    assert quarantined(tmp_path) == {}
+
+
+@pytest.mark.parametrize("error", [sqlite3.DataError("too big"), sqlite3.IntegrityError(), redis.DataError()], ids=repr)
+def test_what_a_message_may_do_to_a_store_is_its_fault(
+    follow: Callable[..., Follower], tmp_path: Path, error: Exception
+) -> None:
+    stream, store = FakeStream([message(0)]), FakeStore()
+    store.errors = [error] * TRIES
+    follow(stream, store).run(until_empty=True)
+    assert list(quarantined(tmp_path)) == ["shop/0/0"]
+    assert stream.committed == ["0"]
+
+
+def test_a_quarantine_on_a_full_disk_loses_nothing(
+    follow: Callable[..., Follower], tmp_path: Path, limit_files: Callable[[int], None]
+) -> None:
+    bad = [message(number, user_id="") for number in range(1, 10)]
+    stream, store = FakeStream([message(0), *bad]), FakeStore()
+    limit_files(100)
+    with pytest.raises(TowerlineError, match=r"partition-0.jsonl: the file would be larger .*; raise the limit"):
+        follow(stream, store).run(until_empty=True)
+    assert stream.committed == []
+    limit_files(-1)
+    progress = follow(stream, store).run(until_empty=True)
+    assert len(quarantined(tmp_path)) == progress.quarantined == 9
+    assert (store.items, progress.duplicates) == (["i0"], 1)
+    assert stream.committed == [str(number) for number in range(10)]
 
 
 def test_an_empty_stream_ends_at_once_or_waits(follow: Callable[..., Follower]) -> None:
