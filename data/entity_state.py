@@ -84,12 +84,12 @@ class EntityStates:
     def frame(self, values: Sequence[bytes | None], at: datetime) -> pl.DataFrame:
         """All features in their own types, `known` and `known_until`, as of a moment."""
         packed = self._packed(values or [None])
+        is_known = packed.known_until != NEVER_US
         known_until = pl.Series(KNOWN_UNTIL, packed.known_until)
-        columns = [
-            *self._reader.columns(packed, _micros(at)).values(),
-            pl.Series(KNOWN, packed.known_until != NEVER_US),
-            known_until.set(known_until == NEVER_US, None).cast(pl.Datetime("us", "UTC")),
-        ]
+        if not is_known.all():
+            known_until = known_until.set(pl.Series(~is_known), None)
+        columns = self._reader.columns(packed, _micros(at))
+        columns += [pl.Series(KNOWN, is_known), known_until.cast(pl.Datetime("us", "UTC"))]
         return pl.DataFrame(columns).head(len(values))
 
     def _packed(self, values: Sequence[bytes | None]) -> Packed:

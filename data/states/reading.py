@@ -102,20 +102,22 @@ class Reader:
             self._begins = known = (minute, np.array([*begins, NEVER_US], dtype=np.int64))
         return known[1]
 
-    def columns(self, packed: Packed, at_us: int) -> dict[str, pl.Series]:
-        """Feature → its values in its own type, in the order of the views."""
-        numbers = self.numbers_of(packed, at_us)
-        found = {
-            feature: pl.Series(feature, np.ascontiguousarray(numbers[:, place]))
-            for place, (_, feature) in enumerate(self._layout.numbers)
-        }
+    def columns(self, packed: Packed, at_us: int) -> list[pl.Series]:
+        """The features in their own types, in the order of the views."""
+        numbers = np.ascontiguousarray(self.numbers_of(packed, at_us).T)
         ages = packed.moments(at_us) - packed.newest_times
-        found |= self._from_recents(packed, ages <= self._longest)
-        return {
-            feature: found[feature].cast(kind).alias(feature)
-            for view in self._layout.views
-            for feature, kind in view.schema().items()
-        }
+        found = self._from_recents(packed, ages <= self._longest)
+        for values, (feature, kind) in zip(numbers, self._number_types.items(), strict=False):
+            found[feature] = pl.Series(feature, values.astype(kind, copy=False))
+        return [found[feature] for view in self._layout.views for feature in view.features]
+
+    @cached_property
+    def _number_types(self) -> dict[str, type[np.generic]]:
+        """Of the numbers that are not values of events, which keep the type of their column."""
+        layout = self._layout
+        types: dict[pl.DataType, type[np.generic]] = {pl.Int64(): np.int64, pl.Float32(): np.float32}
+        own = layout.numbers[: len(layout.numbers) - len(layout.latest)]
+        return {feature: types.get(layout.views[view].dtype(feature), np.float64) for view, feature in own}
 
     def _cells(self, packed: Packed, moments: Words | int) -> Words:
         """(entities, windows x inputs): the row of each window's first live tile."""
@@ -149,26 +151,26 @@ class Reader:
                 at = unpacker.add(buffer, at)
         found: dict[str, pl.Series] = {}
         for each, unpacker in zip(self._layout.recents, unpackers, strict=True):
-            rows = unpacker.frame(np.arange(len(packed.begins)))
-            found |= self._of_view(each, rows, np.array(unpacker.counts, dtype=np.int64), is_known[:, each.view])
+            found |= self._of_view(each, unpacker, is_known[:, each.view])
         return found
 
     @cached_property
     def _types(self) -> list[dict[str, pl.DataType]]:
         return [kinds(self._layout, each) for each in self._layout.recents]
 
-    def _of_view(self, recents: Recents, rows: pl.DataFrame, counts: Words, is_known: Mask) -> dict[str, pl.Series]:
-        view = self._layout.views[recents.view]
+    def _of_view(self, recents: Recents, rows: Unpacker, is_known: Mask) -> dict[str, pl.Series]:
+        view, counts = self._layout.views[recents.view], np.array(rows.counts, dtype=np.int64)
         ends = np.cumsum(counts)
         found: dict[str, pl.Series] = {}
         for feature, each in view.features.items():
             if isinstance(each, LastN):
-                found[feature] = _lists(rows.get_column(each.of), ends, np.minimum(counts, each.length) * is_known)
+                lengths = np.minimum(counts, each.length) * is_known
+                found[feature] = _lists(feature, rows.column(each.of), ends, lengths)
             elif isinstance(each, Latest):
-                values = rows.get_column(each.of).gather(pl.Series(ends - 1).set(pl.Series(~is_known), None))
+                values = rows.column(each.of).gather(pl.Series(ends - 1).set(pl.Series(~is_known), None))
                 if each.default is not None:
                     values = values.set(pl.Series(~is_known), each.default)
-                found[feature] = values
+                found[feature] = values.alias(feature)
         return found
 
 
@@ -188,13 +190,13 @@ def _bisected(words: Words, starts_at: Words, tiles: Words, begins: Words) -> Wo
     return before
 
 
-def _lists(values: pl.Series, ends: Words, lengths: Words) -> pl.Series:
+def _lists(feature: str, values: pl.Series, ends: Words, lengths: Words) -> pl.Series:
     """For each entity the last `lengths` of its values, which end at `ends`."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(offsets[-1]) + np.repeat(ends - lengths - offsets[:-1], lengths)
     chosen = values if len(positions) == len(values) else values.gather(pl.Series(positions))
     lists = pa.LargeListArray.from_arrays(offsets, chosen.to_arrow())
-    return pl.Series(values.name, lists, dtype=pl.List(values.dtype))
+    return pl.Series(feature, lists, dtype=pl.List(values.dtype))
 
 
 def _longest_age_us(ttl: timedelta | None) -> int:

@@ -142,19 +142,17 @@ class Unpacker:
     def frame(self, owners: Sequence[int] | npt.NDArray[np.int64]) -> pl.DataFrame:
         """Owner, event_time, source_row and the columns of all events, entity by entity."""
         codes = np.repeat(np.asarray(owners, dtype=np.int64), self.counts)
-        times = np.frombuffer(b"".join(self._times), dtype=np.int64)
-        rows = np.frombuffer(b"".join(self._rows), dtype=np.int64)
-        series = [
-            pl.Series(OWNER, codes),
-            pl.Series(EVENT_TIME, times).cast(pl.Datetime("us", "UTC")),
-            pl.Series(SOURCE_ROW, rows),
-        ]
-        return pl.DataFrame([*series, *self.columns()])
+        names = (EVENT_TIME, SOURCE_ROW, *self._types)
+        return pl.DataFrame([pl.Series(OWNER, codes), *map(self.column, names)])
 
-    def columns(self) -> list[pl.Series]:
-        """The columns of all events, entity by entity."""
-        pairs = zip(self._columns, self._types.items(), strict=True)
-        return [_unpacked(name, kind, b"".join(each.flags), b"".join(each.values)) for each, (name, kind) in pairs]
+    def column(self, name: str) -> pl.Series:
+        """A column of all events, entity by entity."""
+        if name == EVENT_TIME:
+            return pl.Series(name, np.frombuffer(b"".join(self._times), dtype=np.int64)).cast(pl.Datetime("us", "UTC"))
+        if name == SOURCE_ROW:
+            return pl.Series(name, np.frombuffer(b"".join(self._rows), dtype=np.int64))
+        column = self._columns[list(self._types).index(name)]
+        return _unpacked(name, self._types[name], b"".join(column.flags), b"".join(column.values))
 
 
 def _bytes_of(lengths: memoryview) -> int:
