@@ -23,6 +23,8 @@ class KafkaSubscription:
         self._is_down = False
         self._read_to_end: dict[int, bool] | None = None
         """For each partition that this member has been given; None before it has been given any."""
+        self._failure: KafkaException | None = None
+        """What came together with messages that had to be given first."""
         self._consumer = Consumer({**options, "error_cb": self._on_error})
         try:
             partitions_of(self._consumer, topic, name)
@@ -32,20 +34,28 @@ class KafkaSubscription:
             raise
 
     def take(self, count: int, seconds: float) -> list[Message]:
-        """Messages of the partitions that this member has been given."""
+        """Messages of the partitions that this member has been given.
+
+        They are given, whatever else came: the consumer stands behind them already.
+        """
+        self._raise_failure()
         if self._is_down:
             partitions_of(self._consumer, self._topic, self._name, timeout=max(seconds, 1.0))
             self._is_down = False
+        messages: list[Message] = []
         try:
             delivered = self._consumer.consume(1, seconds)
+            messages += self._without_signals(delivered)
             if delivered and count > 1:
-                delivered += self._consumer.consume(count - 1, 0)
-            messages = self._without_signals(delivered)
+                messages += self._without_signals(self._consumer.consume(count - 1, 0))
         except KafkaException as error:
-            raise explained(error, self._name) from error
-        if self._is_down and not messages:
+            self._failure = error
+        if messages:
+            return messages
+        self._raise_failure()
+        if self._is_down:
             raise StreamAwayError(f"{self._name} does not answer")
-        return messages
+        return []
 
     def keep(self) -> None:
         """Poll with all partitions on hold: a member that does not poll for minutes is taken for dead."""
@@ -105,8 +115,13 @@ class KafkaSubscription:
             elif error.code() in AWAY:
                 self._is_down = True
             elif error.code() not in {KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED}:
-                raise KafkaException(error)
+                self._failure = KafkaException(error)
         return messages
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise explained(failure, self._name) from failure
 
     def _on_error(self, error: KafkaError) -> None:
         self._is_down = self._is_down or error.code() in AWAY
