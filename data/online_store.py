@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from data.dataset import Dataset
 from data.views import Entity, FeatureView
@@ -107,3 +108,14 @@ def open_online_store(settings: Settings, dataset_name: str, views: Sequence[Fea
     from data.stores.sqlite import SqliteStore
 
     return SqliteStore(settings.home / "online" / f"{dataset_name}.db", tuple(views))
+
+
+def require_same_features(store: OnlineStore, dataset_name: str) -> None:
+    """Raise TowerlineError if what is published is of other definitions only: it would not see what is appended."""
+    published = store.fingerprints()
+    if published and store.published_version() is None:
+        found = ", ".join(f"{view} {fingerprint}" for view, fingerprint in published.items())
+        raise TowerlineError(
+            f"the online store of data set {dataset_name!r} holds features of other definitions than these ({found}); "
+            "pass the --history-length that is served, or serve this code's features first"
+        )

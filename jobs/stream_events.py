@@ -17,6 +17,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     option("--time-unit", choices=["s", "ms", "us"], help="of times that are numbers since 1970 UTC")
     option("--event-type", default="interaction", help="of events that have no field event_type")
     option("--expectations", type=Path, help="TOML file with rules besides those of the contract")
+    option("--history-length", type=int, default=50, help="of the features that are served, as in build_features")
     option("--until-empty", action="store_true", help="end when no message is left; else at Ctrl-C or SIGTERM")
     return parser.parse_args(arguments)
 
@@ -30,7 +31,8 @@ def main(arguments: list[str]) -> None:
     from cluster.reports import ReportClock
     from cluster.signals import stopping_on_signals
     from data.expectations import read_expectations
-    from data.online_store import open_online_store
+    from data.features import views
+    from data.online_store import open_online_store, require_same_features
     from data.sources.stream import open_stream
     from data.stream_quarantine import StreamQuarantine
     from data.streaming import PROTOCOL, Follower
@@ -39,7 +41,8 @@ def main(arguments: list[str]) -> None:
     clock = ReportClock("stream_events")
     columns = dict(pair.partition("=")[::2] for pair in asked.columns)
     source = open_stream(asked.stream, EventRules(datetime.now(UTC), columns, asked.time_unit, asked.event_type))
-    store = open_online_store(settings, asked.dataset)
+    store = open_online_store(settings, asked.dataset, views(asked.history_length))
+    require_same_features(store, asked.dataset)
     quarantine = StreamQuarantine(settings.home / "quarantine" / asked.dataset)
     expectations = read_expectations(asked.expectations).events
     with stopping_on_signals() as stop:

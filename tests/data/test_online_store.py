@@ -17,7 +17,7 @@ from data import materialization
 from data.aggregations import Count, LastN, TimeSince
 from data.dataset import Dataset, write_dataset
 from data.features import views
-from data.online_store import FIRST_APPENDED_ROW, OnlineStore, open_online_store
+from data.online_store import FIRST_APPENDED_ROW, OnlineStore, open_online_store, require_same_features
 from data.point_in_time import features_of
 from data.schema import ITEMS, QUARANTINE, USERS
 from data.validation import polars_schema
@@ -290,3 +290,14 @@ def test_events_that_nobody_else_is_told_of(store: OnlineStore, publish: Publish
     assert frame["history_items"].to_list() == [["y", "x", "x", "brought 0"], ["y", "x", "x"], ["brought 2"]]
     assert frame["user_distinct_items_30d"].to_list() == [3, 2, 1]
     assert_online_equals_offline(store, events, NOW)
+
+
+def test_whoever_feeds_a_store_has_the_features_that_are_read(
+    settings: Settings, store: OnlineStore, publish: Publish
+) -> None:
+    require_same_features(store, "small")
+    publish(events_of(ROWS))
+    require_same_features(store, "small")
+    shorter = open_online_store(settings, "small", views(20))
+    with pytest.raises(TowerlineError, match=r"user_activity \w{16}.*--history-length"):
+        require_same_features(shorter, "small")
