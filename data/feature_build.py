@@ -111,8 +111,7 @@ class Build:
     ) -> Note:
         columns = [SOURCE_ROW, *features_in(views)]
         parts = (
-            (keys.get_column(_USER_BUCKET), features_of(views, past, keys).select(columns))
-            for keys, past in pieces
+            (keys.get_column(_USER_BUCKET), features_of(views, past, keys).select(columns)) for keys, past in pieces
         )
         write_slices(file, parts, self.buckets)
         return {"files": [str(file)]}
