@@ -109,7 +109,11 @@ class Count:
 
 @dataclass(frozen=True)
 class Sum:
-    """Sum of a numeric column; nulls add nothing. In steps of 2**-16, see `data.cells`."""
+    """Sum of a numeric column; null and NaN add nothing.
+
+    Each value is rounded to a step of 2**-16 (1.5e-5), see `data.cells`: scale values much smaller than 1e-4 by a
+    derived column first, such as `columns={"millionths": pl.col("value") * 1e6}`.
+    """
 
     of: str
     window: Window = ALL_TIME
@@ -119,7 +123,10 @@ class Sum:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of a numeric column over the events where it is not null."""
+    """Mean of a numeric column over the events where it has a value: null and NaN are none.
+
+    Each value is rounded to a step of 2**-16, as in `Sum`: scale values much smaller than 1e-4 first.
+    """
 
     of: str
     window: Window = ALL_TIME

@@ -26,21 +26,32 @@ Cells = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Input:
-    """What an event adds to the cells of its windows: 1, 1 if a column is not null, or the column in fixed point."""
+    """What an event adds to the cells of its windows: 1, 1 if a column has a value, or the column in fixed point.
+
+    Null and NaN are no values.
+    """
 
     column: str | None = None
     is_sum: bool = False
 
     def of(self, events: pl.DataFrame) -> npt.NDArray[np.int64]:
         """What each event adds (int64)."""
-        if self.column is None:
+        if self.is_one(events):
             return np.ones(events.height, dtype=np.int64)
+        assert self.column is not None
         column = events.get_column(self.column)
         if not self.is_sum:
-            is_there = column.is_not_null().to_numpy() if column.null_count() else np.ones(events.height)
-            return is_there.astype(np.int64)
+            is_there = column.is_not_nan().fill_null(value=False) if column.dtype.is_float() else column.is_not_null()
+            return is_there.to_numpy().astype(np.int64)
         values = column.cast(pl.Float64).fill_null(0.0) if column.null_count() else column
         return to_fixed_point(values.to_numpy().astype(np.float64))
+
+    def is_one(self, events: pl.DataFrame) -> bool:
+        """Whether each event adds 1, because it counts all or none lacks a value."""
+        if self.is_sum or self.column is None:
+            return self.column is None
+        column = events.get_column(self.column)
+        return not column.null_count() and not (column.dtype.is_float() and column.is_nan().any())
 
 
 def to_fixed_point(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -153,8 +153,7 @@ class _Features:
         cells = np.empty((len(plan.windows) * len(plan.inputs), len(seen.keys)), dtype=np.int64)
         begins = {window: seen.begin(window) for window in plan.windows}
         for each in plan.inputs:
-            is_one = not each.is_sum and (each.column is None or not self._events.get_column(each.column).null_count())
-            added = None if is_one else each.of(self._events)
+            added = None if each.is_one(self._events) else each.of(self._events)
             totals = None if added is None else np.concatenate([[0], np.cumsum(added)])
             for window in plan.windows:
                 cell = cells[plan.index(window, each)]

@@ -67,7 +67,7 @@ def _feature(view: FeatureView, aggregation: Any, seen: list[Row], key: Row) -> 
 
 
 def _mean(aggregation: Mean, inside: list[Row], _: list[Row], __: int) -> float:
-    having = [event for event in inside if event[aggregation.of] is not None]
+    having = [event for event in inside if event[aggregation.of] is not None and not math.isnan(event[aggregation.of])]
     mean = fixed_sum(having, aggregation.of) * (1 / 2**16) / len(having) if having else aggregation.default
     return float32(mean)
 

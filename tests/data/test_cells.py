@@ -48,6 +48,15 @@ def test_inputs() -> None:
     assert decayed_weights(events, "value").tolist() == [1.0, 0.0, -2.0]
 
 
+def test_nan_counts_like_null() -> None:
+    events = pl.DataFrame({"value": [4.0, float("nan"), None], "whole": [1, 2, 3], "nan": [float("nan"), 1.0, 1.0]})
+    assert Input("value").of(events).tolist() == [1, 0, 0]
+    assert Input("nan").of(events).tolist() == [0, 1, 1]
+    assert Input("value", is_sum=True).of(events).tolist() == [4 * 65_536, 0, 0]
+    inputs = [Input(), Input("whole"), Input("value"), Input("nan"), Input("whole", is_sum=True)]
+    assert [each.is_one(events) for each in inputs] == [True, True, False, False, False]
+
+
 def test_a_plan_has_each_window_and_input_once() -> None:
     assert PLAN.windows == (hours(2), days(1), ALL_TIME)
     assert PLAN.inputs == (Input(), Input("value", is_sum=True), Input("value"))

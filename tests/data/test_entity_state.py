@@ -50,6 +50,7 @@ def views_of_everything(entity: Entity) -> tuple[FeatureView, ...]:
                 "rate_60d": Rate(days(60)),
                 "count_728d": Count(LONGEST, default=5),
                 "mean": Mean("half"),
+                "mean_ratio": Mean("ratio"),
                 "count": Count(),
                 "items_1h": Distinct("item_id", hours(1)),
                 "items_90d": Distinct("item_id", days(90)),
@@ -63,7 +64,10 @@ def views_of_everything(entity: Entity) -> tuple[FeatureView, ...]:
                 "latest_half": Latest("half"),
                 "latest_decision": Latest("decision_id"),
             },
-            columns={"half": pl.when(pl.col("value") != 2).then(pl.col("value") / 2)},
+            columns={
+                "half": pl.when(pl.col("value") != 2).then(pl.col("value") / 2),
+                "ratio": pl.col("value") / pl.col("value"),
+            },
         ),
         FeatureView(
             name="likes",
