@@ -6,14 +6,10 @@ The three take turns in one run. The raw call fetches the same packed values and
 """
 
 import random
-import shutil
-import socket
 import sqlite3
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,9 +17,10 @@ import numpy as np
 import polars as pl
 import redis
 
+from benchmarks import stream_to_online
 from benchmarks.events import EventStream
 from benchmarks.feast_environment import feast_reader
-from cluster.errors import TowerlineError
+from benchmarks.redis_server import redis_server
 from data.aggregations import (
     ALL_TIME,
     Aggregation,
@@ -91,6 +88,11 @@ def views() -> tuple[FeatureView, ...]:
 
 
 def measure() -> dict[str, float]:
+    """All figures about the online store, those of `benchmarks.stream_to_online` included."""
+    return reads() | stream_to_online.measure()
+
+
+def reads() -> dict[str, float]:
     """Figures of a report: `p50_ms/online/redis/ours/100`, `p99_ms/online/sqlite/feast/1`, …"""
     with tempfile.TemporaryDirectory(prefix="towerline-bench-") as folder:
         home = Path(folder)
@@ -195,37 +197,6 @@ def _dataset(home: Path) -> Dataset:
     return write_dataset(home, "bench", events=table, **empty, source="the benchmark's generator")
 
 
-@contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """The address of a Redis of its own, which writes nothing to the disk."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        raise TowerlineError("redis-server is not installed; `make install-servers` takes it from Debian")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL) as process, redis.Redis(port=port) as client:
-        try:
-            deadline = time.monotonic() + 10
-            while not _answers(client):
-                if time.monotonic() > deadline:
-                    raise TowerlineError(
-                        f"{binary} --port {port} does not answer after 10 s; start it by hand and see why"
-                    )
-                time.sleep(0.02)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.kill()
-
-
-def _answers(client: "redis.Redis") -> bool:
-    try:
-        return bool(client.ping())
-    except redis.ConnectionError:
-        return False
-
-
 if __name__ == "__main__":
-    for figure, value in measure().items():
+    for figure, value in reads().items():
         print(f"{figure:<60} {value:12.4f}")

@@ -16,7 +16,7 @@ from pathlib import Path
 import redis
 
 from benchmarks.events import EventStream
-from benchmarks.online_read import redis_server
+from benchmarks.redis_server import redis_server
 from data.features import views
 from data.online_store import OnlineStore
 from data.schema import EVENT_ID, EVENT_TYPE, ITEM_ID, USER_ID, VALUE
