@@ -124,7 +124,7 @@ def test_the_features_of_your_own_events(shell: Shell) -> None:
 
 @pytest.mark.parametrize("command", BENCHMARKS)
 def test_benchmarks_at_their_smallest(command: str, shell: Shell) -> None:
-    shell.run(f"SIZES=small {command}", timeout=900)
+    shell.run(f"SIZES=20k {command}", timeout=900)
 
 
 def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
