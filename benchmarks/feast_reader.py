@@ -12,10 +12,10 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import pandas as pd
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource
-from feast.types import Float64
-from feast.value_type import ValueType
+import pandas as pd  # type: ignore[import-untyped]
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource  # type: ignore[import-not-found]
+from feast.types import Float64  # type: ignore[import-not-found]
+from feast.value_type import ValueType  # type: ignore[import-not-found]
 
 TIME_COLUMN = "event_timestamp"
 

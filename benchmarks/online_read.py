@@ -79,11 +79,17 @@ def views() -> tuple[FeatureView, ...]:
         "recent": RecencyWeighted(timedelta(days=7)),
         "recent_value": RecencyWeighted(timedelta(days=1), VALUE),
     }
-    high = {f"high_{name}": Count(window) for name, window in WINDOWS.items()}
-    described = {"entity": USER, "description": "What the benchmark reads.", "owner": "benchmarks"}
+    high: dict[str, Aggregation] = {f"high_{name}": Count(window) for name, window in WINDOWS.items()}
     return (
-        FeatureView(name="all_events", features=features, **described),
-        FeatureView(name="high_values", features=high, where=pl.col(VALUE) >= 4, **described),
+        _view("all_events", features),
+        _view("high_values", high, where=pl.col(VALUE) >= 4),
+    )
+
+
+def _view(name: str, features: dict[str, Aggregation], where: pl.Expr | None = None) -> FeatureView:
+    described = "What the benchmark reads."
+    return FeatureView(
+        name=name, entity=USER, features=features, where=where, description=described, owner="benchmarks"
     )
 
 
@@ -190,11 +196,10 @@ def _dataset(home: Path) -> Dataset:
         if name not in known.columns
     ]
     table = known.with_columns(absent).select(EVENTS.names)
-    empty = {
-        name: pl.DataFrame(schema=polars_schema(contract))
-        for name, contract in (("items", ITEMS), ("users", USERS), ("quarantine", QUARANTINE))
-    }
-    return write_dataset(home, "bench", events=table, **empty, source="the benchmark's generator")
+    items, users, quarantine = (pl.DataFrame(schema=polars_schema(each)) for each in (ITEMS, USERS, QUARANTINE))
+    return write_dataset(
+        home, "bench", events=table, items=items, users=users, quarantine=quarantine, source="the benchmark's generator"
+    )
 
 
 if __name__ == "__main__":
