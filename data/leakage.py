@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from cluster.errors import TowerlineError
+from data.generated_events import generate_events, literals_in
 from data.point_in_time import features_at
 from data.schema import EVENT_ID, EVENT_TIME, INGEST_TIME, ITEM_ID, SOURCE_ROW, USER_ID, VALUE
 from data.views import EVENT_TYPES, FeatureView
@@ -29,9 +29,6 @@ KEY_COLUMNS = [USER_ID, ITEM_ID, EVENT_TIME, SOURCE_ROW]
 LABEL = pl.col(VALUE)
 EXAMPLES_BETWEEN_CHANGES = 3
 """What one example cannot see, no earlier one can: each change is a test of all examples up to it."""
-
-_START_US = 1_704_067_200_000_000
-_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -70,14 +67,23 @@ class LeakageReport:
     """Examples that were compared, over all changes."""
     leaks: tuple[Leak, ...]
     """One of each feature that has any, of the plainest kind."""
+    untested: tuple[str, ...]
+    """Features that are the same for every example, whatever was changed."""
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, in words."""
+        return [*map(str, self.leaks), *map(_untested, self.untested)]
 
     def require_none(self) -> None:
-        """Raise TowerlineError if a feature leaks."""
+        """Raise TowerlineError if a feature leaks, or if nothing can be said about one."""
         if self.leaks:
             raise TowerlineError(
                 f"{self.name}: {self.leaks[0]}. A feature may use events before (event_time, source_row) of the "
                 "example that were ingested by then; compute it with data.point_in_time.features_at"
             )
+        if self.untested:
+            raise TowerlineError(f"{self.name}: {_untested(self.untested[0])}")
 
 
 def check_leakage(
@@ -85,10 +91,12 @@ def check_leakage(
 ) -> LeakageReport:
     """Change, for every example, all that it cannot know, and find the features that change with it.
 
-    `label` is what the example is trained to predict, an expression over its own event.
+    `label` is what the example is trained to predict, an expression over its own event. `events` are made so that they
+    have the values that a view's expressions name: `pl.col("event_type") == "purchase"` brings purchases.
     """
     compute = functools.partial(features_at, features) if isinstance(features, FeatureView) else features
-    generated = generate_events(events, seed)
+    literals = literals_in(_expressions(features)) if isinstance(features, FeatureView) else {}
+    generated, other = (generate_events(events, each, literals) for each in (seed, seed + 1))
     keys = generated.select(KEY_COLUMNS)
     names = tuple(name for name in compute(generated, keys).columns if name not in KEY_COLUMNS)
     check = _Check(compute, keys)
@@ -96,7 +104,7 @@ def check_leakage(
     found: dict[str, _Found] = {}
     examples = 0
     for position in range(0, keys.height, EXAMPLES_BETWEEN_CHANGES):
-        for order, (change, after) in enumerate(_changes(generated, position, label, seed)):
+        for order, (change, after) in enumerate(_changes(generated, other, position, label)):
             changed = check.features(after)
             examples += position + 1
             for name in names:
@@ -106,48 +114,47 @@ def check_leakage(
                         found[name] = _Found(order, change, example, after)
     name = features.name if isinstance(features, FeatureView) else getattr(features, "__name__", "features")
     leaks = tuple(check.shrunk(generated, found[feature], feature) for feature in names if feature in found)
-    return LeakageReport(name, names, examples, leaks)
+    untested = tuple(feature for feature in names if feature not in found and _is_same_everywhere(plain[feature]))
+    return LeakageReport(name, names, examples, leaks, untested)
 
 
 def lint_views(views: Iterable[FeatureView], label: pl.Expr = LABEL) -> pl.DataFrame:
-    """A row per view: view, features, examples compared, leaks ("" if none)."""
+    """A row per view: view, features, examples compared, leaks and what was not tested ("" if nothing)."""
     reports = [check_leakage(view, label) for view in views]
     return pl.DataFrame(
         {
             "view": [report.name for report in reports],
             "features": [len(report.features) for report in reports],
             "examples": [report.examples for report in reports],
-            "leaks": ["; ".join(str(leak) for leak in report.leaks) for report in reports],
+            "leaks": ["; ".join(report.faults) for report in reports],
         },
         schema={"view": pl.String, "features": pl.Int64, "examples": pl.Int64, "leaks": pl.String},
     )
 
 
-def generate_events(count: int, seed: int) -> pl.DataFrame:
-    """Seeded events of 3 users and 4 items over 12 days, in the total order; half with ties, a third ingested late."""
-    random = np.random.default_rng(seed)
-    days = np.where(random.random(count) < 0.5, random.integers(0, 12, count), random.random(count) * 12)
-    times = np.sort(_START_US + (days * _DAY_US).astype(np.int64))
-    delays = np.where(random.random(count) < 1 / 3, random.integers(1, 3 * _DAY_US, count), 0)
-    return pl.DataFrame(
-        {
-            EVENT_ID: [f"event-{row}" for row in range(count)],
-            USER_ID: random.choice(["anna", "boris", "chen"], count),
-            ITEM_ID: random.choice(["w", "x", "y", "z"], count),
-            "event_type": random.choice(["seen", "bought"], count),
-            VALUE: random.integers(1, 6, count),
-            EVENT_TIME: times,
-            INGEST_TIME: times + delays,
-            "decision_id": random.choice(["one", "two"], count),
-            SOURCE_ROW: np.arange(count),
-        }
-    ).cast(EVENT_TYPES)
+def _expressions(view: FeatureView) -> list[pl.Expr]:
+    return [*view.columns.values(), *([] if view.where is None else [view.where])]
 
 
-def _changes(events: pl.DataFrame, position: int, label: pl.Expr, seed: int) -> Iterator[tuple[str, pl.DataFrame]]:
-    """(what was changed, the changed events), each change invisible to the example at `position`."""
+def _untested(feature: str) -> str:
+    return (
+        f"nothing was tested: feature {feature!r} is its default everywhere, for no generated event counts for it; "
+        "generate more (check_leakage(…, events=400)), or check the view with a wider `where`"
+    )
+
+
+def _is_same_everywhere(values: pl.Series) -> bool:
+    return len(set(map(repr, values.to_list()))) <= 1
+
+
+def _changes(
+    events: pl.DataFrame, other: pl.DataFrame, position: int, label: pl.Expr
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    """(what was changed, the changed events), each change invisible to the example at `position`.
+
+    What is changed or added is taken from `other` events.
+    """
     at = events.item(position, EVENT_TIME)
-    other = generate_events(events.height, seed + 1)
     row = pl.int_range(pl.len())
     is_own, is_later, is_unknown = row == position, row > position, (row < position) & (pl.col(INGEST_TIME) > at)
     of_label = label.meta.root_names()

@@ -5,8 +5,8 @@ import pytest
 
 from cluster.errors import TowerlineError
 from data import features
-from data.aggregations import Count, Latest, Mean, RecencyWeighted, days
-from data.leakage import Computation, check_leakage, generate_events, lint_views
+from data.aggregations import Count, Latest, Mean, Rate, RecencyWeighted, days, hours
+from data.leakage import Computation, check_leakage, lint_views
 from data.point_in_time import features_at
 from data.views import USER, FeatureView
 
@@ -121,9 +121,52 @@ def test_no_declared_view_leaks() -> None:
     assert verdicts["leaks"].to_list() == [""] * len(declared)
 
 
-def test_generated_events_have_ties_and_late_arrivals() -> None:
-    events = generate_events(60, seed=3)
-    assert events.equals(generate_events(60, seed=3))
-    assert not events.equals(generate_events(60, seed=4))
-    assert events["event_time"].n_unique() < 50
-    assert 5 < events.filter(pl.col("ingest_time") > pl.col("event_time")).height < 40
+PURCHASE = pl.col("event_type") == "purchase"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        PURCHASE,
+        pl.col("event_type").is_in(["purchase", "refund"]) & (pl.col("value") > 100),
+        PURCHASE & pl.col("user_id").str.starts_with("bot") & pl.col("value").is_between(-20, -10),
+    ],
+)
+def test_a_leaky_view_of_rare_events_is_caught(where: pl.Expr) -> None:
+    view = FeatureView(
+        name="leaky",
+        entity=USER,
+        features={"events": Count(), "above": Mean("above")},
+        columns={"above": pl.col("value") - pl.col("value").mean()},
+        where=where,
+        description="",
+        owner="",
+    )
+    report = check_leakage(view)
+    assert [leak.feature for leak in report.leaks] == ["above"]
+    assert report.untested == ()
+
+
+def test_a_feature_that_no_event_counts_for_was_not_tested() -> None:
+    view = FeatureView(
+        name="rare",
+        entity=USER,
+        features={"events": Count(), "above": Mean("above"), "of_ever": Latest("value", default=7.0)},
+        columns={"above": pl.col("value") - pl.col("value").mean()},
+        where=pl.col("user_id").str.len_chars() > 1_000,
+        description="",
+        owner="",
+    )
+    report = check_leakage(view)
+    assert (report.leaks, report.untested) == ((), ("events", "above", "of_ever"))
+    message = "nothing was tested: feature 'events' is its default everywhere"
+    with pytest.raises(TowerlineError, match=f"rare: {message}.*; generate more"):
+        report.require_none()
+    assert message in lint_views([view])["leaks"].item()
+
+
+def test_windows_of_an_hour_are_tested() -> None:
+    view = FeatureView(
+        name="short", entity=USER, features={"n": Count(hours(1)), "r": Rate(hours(2))}, description="", owner=""
+    )
+    check_leakage(view).require_none()
