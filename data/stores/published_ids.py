@@ -3,14 +3,14 @@
 The 64-bit hashes of a bucket of users lie in shards of some hundred, so that a look-up reads one small blob.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from data.buckets import bucket_of
-from data.schema import EVENT_ID
+from data.schema import EVENT_ID, USER_ID
 from data.states.layout import Words
 from data.states.memory import hash_of, hashes_of
 
@@ -54,6 +54,18 @@ class Sharding:
 def id_hashes(events: pl.DataFrame) -> Words:
     """The hash of each event's id."""
     return hashes_of(events.get_column(EVENT_ID))
+
+
+def which_are_held(
+    sharding: Sharding, events: pl.DataFrame, read: Callable[[Sequence[int]], Mapping[int, bytes]]
+) -> pl.Series:
+    """For each event, whether the data set has its id; `read` gives some shards."""
+    places = [
+        sharding.shard_of(user_id, event_id) for event_id, user_id in events.select(EVENT_ID, USER_ID).iter_rows()
+    ]
+    shards = read(sorted(set(places)))
+    held = [holds(shards, *pair) for pair in zip(places, events.get_column(EVENT_ID), strict=True)]
+    return pl.Series(held, dtype=pl.Boolean)
 
 
 def holds(shards: Mapping[int, bytes], shard: int, event_id: str) -> bool:

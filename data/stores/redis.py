@@ -18,15 +18,17 @@ from data.schema import ATTRIBUTES, EVENT_ID, USER_ID, USERS
 from data.states.update import State
 from data.stores.appending import numbered, to_contract
 from data.stores.definitions import Definitions
-from data.stores.published_ids import Sharding, holds
+from data.stores.published_ids import which_are_held
 from data.stores.reads import Reads
 from data.stores.redis_connection import RedisConnection
+from data.stores.redis_hold import give_way
 from data.stores.redis_publication import RedisPublication
 from data.stores.redis_version import (
     Keys,
     VersionKeys,
     counters_of,
     log_after,
+    new_number,
     put_log,
     put_version,
     versions,
@@ -61,7 +63,8 @@ class RedisStore(Reads):
         rows = to_contract(events)
         if rows.is_empty():
             return 0
-        return self._redis.transaction([self._keys.counters], self._keys.done, lambda pipe: self._append(pipe, rows))
+        decides = [self._keys.counters, self._keys.versions, self._keys.held, self._current]
+        return self._redis.transaction(decides, self._keys.done, lambda pipe: self._append(pipe, rows))
 
     def values(self, entity: Entity, ids: Sequence[str]) -> list[bytes | None]:
         return self._values(f"{entity.name}:", ids)
@@ -127,6 +130,7 @@ class RedisStore(Reads):
 
     def _append(self, pipe: Pipeline, rows: pl.DataFrame) -> int:
         keys = self._keys
+        give_way(pipe, keys)
         known_versions = versions(pipe, keys)
         counters = counters_of(pipe, keys)
         new, after = numbered(rows, self._known(pipe, rows, known_versions), counters)
@@ -134,8 +138,8 @@ class RedisStore(Reads):
             return 0
         version = self._mine(known_versions)
         if version is None and not any(each.published for each in known_versions):
-            first = 1 + max((each.number for each in known_versions), default=0)
             fingerprints = json.dumps(self._definitions.fingerprints)
+            first = new_number(pipe, keys)
             version = Version(first, self._definitions.fingerprint, fingerprints, "", 1, 1, 0, counters.next_row - 1, 1)
         if version is None:
             pipe.multi()
@@ -162,13 +166,9 @@ class RedisStore(Reads):
         newest = next((each for each in known_versions if each.published and each.data_version), None)
         if newest is None:
             return known
-        sharding = Sharding(newest.buckets, newest.shards)
-        places = {
-            event_id: sharding.shard_of(user_id, event_id)
-            for event_id, user_id in events.select(EVENT_ID, USER_ID).iter_rows()
-        }
-        shards = VersionKeys(self._keys, self._definitions, newest.number).shards(pipe, sorted(set(places.values())))
-        return known | {event_id for event_id, shard in places.items() if holds(shards, shard, event_id)}
+        states_of = VersionKeys(self._keys, self._definitions, newest.number)
+        is_held = which_are_held(newest.sharding, events, lambda shards: states_of.shards(pipe, shards))
+        return known | set(events.filter(is_held).get_column(EVENT_ID))
 
     def _of_current(self, ask: Callable[[Pipeline, bytes | None], None]) -> list[Any]:
         """What a pipeline finds in the version that is read, of which there is still the same one afterwards."""

@@ -112,7 +112,7 @@ class RedisConnection:
                 if time.monotonic() > deadline:
                     raise TowerlineError(
                         f"other writers changed the online store at {self} for {BUSY_SECONDS:.0f} s without a pause; "
-                        "append larger batches from fewer writers; nothing was written"
+                        "nothing was written; let fewer write at a time, in larger batches"
                     ) from error
                 time.sleep(random.uniform(0, 0.01))
 

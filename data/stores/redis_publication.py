@@ -15,27 +15,20 @@ from redis.client import Pipeline
 from cluster.errors import TowerlineError
 from data.dataset import Dataset
 from data.materialization import Additions, BucketStates, additions, brought, bucket_states, sharding_of, tasks_of
-from data.schema import EVENT_ID, USER_ID
+from data.schema import EVENT_ID
 from data.states.update import State
 from data.stores.definitions import Definitions
-from data.stores.published_ids import Sharding, holds
 from data.stores.redis_connection import RedisConnection
-from data.stores.redis_version import (
-    Keys,
-    VersionKeys,
-    counters_of,
-    forget,
-    log_after,
-    put_version,
-    versions,
-)
+from data.stores.redis_hold import Hold
+from data.stores.redis_switch import RedisSwitch, note_brought
+from data.stores.redis_version import Keys, VersionKeys, counters_of, log_of, new_number, put_version, versions
 from data.stores.version import Version
 from data.views import ENTITIES, EVERYTHING, USER, Entity
 
 Value = TypeVar("Value")
 
-MOST_ADDED = 100_000
-"""More additions than that are not applied in one transaction: everything is published."""
+MOST_ADDED = 20_000
+"""More additions than that are not applied in one transaction, for which appends wait: everything is published."""
 
 STATES_AT_ONCE = 1_000
 KEYS_AT_ONCE = 10_000
@@ -58,9 +51,12 @@ class RedisPublication:
             self._add(dataset, mine)
         elif mine is None or mine.data_version != wanted:
             self._publish_all(dataset)
-        self._remove_dropped()
         found = self._mine()
-        return 0 if found is None else found.events
+        if found is None or found.data_version != wanted:
+            raise self._overtaken()
+        self._switch.forget_brought(found)
+        self._remove_dropped()
+        return found.events
 
     def _require_that_nothing_is_evicted(self) -> None:
         """Raises TowerlineError if Redis would drop states when its memory is full, and nobody would notice."""
@@ -81,18 +77,19 @@ class RedisPublication:
         if added is None or sum(each.events.height for each in added.values()) > MOST_ADDED:
             self._publish_all(dataset)
             return
-        applied = self.redis.transaction(
-            [self.keys.counters, self.keys.versions],
-            self.keys.done,
-            lambda pipe: self._apply(pipe, dataset, version, added),
-        )
+        with Hold(self.redis, self.keys) as hold:
+            applied = self.redis.transaction(
+                [self.keys.counters, self.keys.versions],
+                self.keys.done,
+                lambda pipe: self._apply(pipe, hold, dataset, version, added),
+            )
         if not applied:
             self._publish_all(dataset)
 
     def _additions(self, dataset: Dataset, version: Version) -> dict[int, Additions] | None:
         if version.buckets != dataset.manifest.buckets:
             return None
-        states_of, sharding = self._keys_of(version), Sharding(version.buckets, version.shards)
+        states_of, sharding = self._keys_of(version), version.sharding
         found: dict[int, Additions] = {}
         written = self.redis.patiently(lambda: states_of.written(self.redis.client))
         for (entity, bucket), digest in written.items():
@@ -104,31 +101,32 @@ class RedisPublication:
                 found[bucket] = added
         return found
 
-    def _apply(self, pipe: Pipeline, dataset: Dataset, version: Version, added: dict[int, Additions]) -> int:
+    def _apply(
+        self, pipe: Pipeline, hold: Hold, dataset: Dataset, version: Version, added: dict[int, Additions]
+    ) -> int:
         """1, or 0 with nothing changed if the data set says something else of an appended event."""
-        current = next((each for each in versions(pipe, self.keys) if each.number == version.number), None)
+        hold.renew(pipe)
+        found = versions(pipe, self.keys)
+        current = next((each for each in found if each.number == version.number), None)
         events = pl.concat([each.events for each in added.values()])
         counters = counters_of(pipe, self.keys)
-        known = brought(log_after(pipe, self.keys, 0, counters), events)
+        known = brought(log_of(pipe, self.keys, events.get_column(EVENT_ID).to_list()), events)
         if current is None or known is None or current.applied < counters.next_row - 1:
             return 0
         new = events.join(known, on=EVENT_ID, how="anti")
-        states_of, sharding = self._keys_of(version), Sharding(version.buckets, version.shards)
+        states_of, sharding = self._keys_of(version), version.sharding
         states = states_of.updated(pipe, new)
-        found = versions(pipe, self.keys)
         pipe.multi()
-        self._put(pipe, states_of, states)
+        states_of.put_all(pipe, states)
         states_of.put_met(pipe, new)
         for bucket, each in added.items():
             if not each.events.is_empty():
                 states_of.put_ids(pipe, sharding.split(bucket, each.bucket))
                 states_of.put_digest(pipe, USER.name, bucket, each.digest)
         states_of.put_attributes(pipe, dataset.users())
-        forget(pipe, self.keys, known)
-        events_now = current.events + new.height
-        self._switch(
-            pipe, dataclasses.replace(current, data_version=dataset.manifest.data_version, events=events_now), found
-        )
+        note_brought(pipe, states_of, known)
+        wanted, count = dataset.manifest.data_version, current.events + new.height
+        self._switch.put_on_display(pipe, dataclasses.replace(current, data_version=wanted, events=count), found)
         return 1
 
     def _publish_all(self, dataset: Dataset) -> None:
@@ -139,11 +137,7 @@ class RedisPublication:
         for bucket in bucket_states(dataset, self.definitions, tasks):
             self._write(version, bucket)
         self.redis.patiently(lambda: self._write_attributes(states_of, dataset.users()))
-        self.redis.transaction(
-            [self.keys.counters, self.keys.versions],
-            self.keys.done,
-            lambda pipe: self._put_on_display(pipe, dataset, version),
-        )
+        self._switch.switch(dataset, version)
 
     def _begun(self, dataset: Dataset) -> Version:
         """The version to write: one that a killed publication left, or a new one."""
@@ -153,12 +147,12 @@ class RedisPublication:
             found = versions(pipe, self.keys)
             building = [each for each in found if not each.published]
             for each in building:
-                if self._is_mine(each) and each.data_version == wanted:
+                if self._switch.is_mine(each) and each.data_version == wanted:
                     return each.number
-            number = 1 + max((each.number for each in found), default=0)
+            number = new_number(pipe, self.keys)
             pipe.multi()
             for each in building:
-                self._drop(pipe, each)
+                self._switch.drop(pipe, each)
             fingerprints = json.dumps(self.definitions.fingerprints)
             named = (number, self.definitions.fingerprint, fingerprints, wanted)
             put_version(pipe, self.keys, Version(*named, sharding.buckets, sharding.shards, 0, 0, 0))
@@ -173,7 +167,10 @@ class RedisPublication:
         entity = next(each for each in ENTITIES if each.name == name)
         states_of = self._keys_of(version)
         for part in _parts(bucket.states.items(), STATES_AT_ONCE):
-            self.redis.patiently(functools.partial(self._write_states, states_of, entity, dict(part)))
+            write = functools.partial(
+                self._write_states, states_of=states_of, entity=entity, bucket=number, states=dict(part)
+            )
+            self.redis.transaction([states_of.buckets], self.keys.done, write)
 
         def note(pipe: Pipeline) -> int:
             self._version(version.number)
@@ -183,55 +180,13 @@ class RedisPublication:
             everything = states_of.merged_everything(pipe, of_users) if of_users else {}
             pipe.multi()
             if of_users:
-                self._put(pipe, states_of, {EVERYTHING: everything})
+                states_of.put_all(pipe, {EVERYTHING: everything})
                 states_of.put_met(pipe, of_users.met)
                 states_of.put_ids(pipe, of_users.ids)
             states_of.put_digest(pipe, name, number, of_users.digest if of_users else "")
             return 1
 
         self.redis.transaction([states_of.buckets], self.keys.done, note)
-
-    def _put_on_display(self, pipe: Pipeline, dataset: Dataset, version: Version) -> int:
-        """Apply the appended events that the data set does not bring, forget the others and switch."""
-        found = versions(pipe, self.keys)
-        if any(each.number == version.number and each.published for each in found):
-            return 0
-        self._version(version.number)
-        states_of, sharding = self._keys_of(version), Sharding(version.buckets, version.shards)
-        counters = counters_of(pipe, self.keys)
-        log = log_after(pipe, self.keys, 0, counters)
-        places = [sharding.shard_of(user, event) for event, user in log.select(EVENT_ID, USER_ID).iter_rows()]
-        shards = states_of.shards(pipe, sorted(set(places)))
-        ids = log.get_column(EVENT_ID)
-        is_known = pl.Series(
-            [holds(shards, place, each) for place, each in zip(places, ids, strict=True)], dtype=pl.Boolean
-        )
-        new = log.filter(~is_known)
-        states = states_of.updated(pipe, new)
-        events = dataset.manifest.events + new.height
-        pipe.multi()
-        self._put(pipe, states_of, states)
-        states_of.put_met(pipe, new)
-        forget(pipe, self.keys, log.filter(is_known))
-        self._switch(pipe, dataclasses.replace(version, events=events, applied=counters.next_row - 1), found)
-        return 1
-
-    def _switch(self, pipe: Pipeline, version: Version, found: list[Version]) -> None:
-        """Make this the version that is read. Of the others only the newest of other definitions stays."""
-        number = 1 + max(each.published for each in found)
-        put_version(pipe, self.keys, dataclasses.replace(version, published=number))
-        pipe.set(self.keys.current(self.definitions.fingerprint), version.number)
-        others = [each for each in found if each.published and each.number != version.number]
-        for each in others:
-            if each != others[0] or self._is_mine(each):
-                self._drop(pipe, each)
-
-    def _drop(self, pipe: Pipeline, version: Version) -> None:
-        """Its keys go when nobody can be told to read them any more."""
-        pipe.hdel(self.keys.versions, str(version.number))
-        pipe.sadd(self.keys.dropped, version.number)
-        if not self._is_mine(version):
-            pipe.delete(self.keys.current(version.definitions))
 
     def _remove_dropped(self) -> None:
         client = self.redis.client
@@ -241,14 +196,15 @@ class RedisPublication:
                 self.redis.patiently(functools.partial(client.unlink, *part))
             client.srem(self.keys.dropped, number)
 
-    def _put(self, pipe: Pipeline, states_of: VersionKeys, states: Mapping[Entity, Mapping[str, State]]) -> None:
-        for entity, changed in states.items():
-            states_of.put(pipe, entity, changed)
-
-    def _write_states(self, states_of: VersionKeys, entity: Entity, states: Mapping[str, State]) -> None:
-        with self.redis.client.pipeline(transaction=False) as pipe:
-            states_of.put(pipe, entity, states)
-            pipe.execute()
+    def _write_states(
+        self, pipe: Pipeline, states_of: VersionKeys, entity: Entity, bucket: int, states: Mapping[str, State]
+    ) -> int:
+        """1, or 0 if somebody else wrote the bucket: appended events may be in it already."""
+        if states_of.has(pipe, entity.name, bucket):
+            return 0
+        pipe.multi()
+        states_of.put(pipe, entity, states)
+        return 1
 
     def _write_attributes(self, states_of: VersionKeys, users: pl.DataFrame) -> None:
         with self.redis.client.pipeline(transaction=True) as pipe:
@@ -260,21 +216,25 @@ class RedisPublication:
         found = self.redis.patiently(lambda: versions(self.redis.client, self.keys))
         version = next((each for each in found if each.number == number), None)
         if version is None:
-            raise TowerlineError(
-                f"another data version is being published to {self.redis} at the same time; let one publication end "
-                "before the next begins"
-            )
+            raise self._overtaken()
         return version
+
+    def _overtaken(self) -> TowerlineError:
+        return TowerlineError(
+            f"another data version is being published to {self.redis} at the same time; let one publication end "
+            "before the next begins"
+        )
+
+    @property
+    def _switch(self) -> RedisSwitch:
+        return RedisSwitch(self.redis, self.keys, self.definitions)
 
     def _mine(self) -> Version | None:
         found = self.redis.patiently(lambda: versions(self.redis.client, self.keys))
-        return next((each for each in found if each.published and self._is_mine(each)), None)
+        return next((each for each in found if each.published and self._switch.is_mine(each)), None)
 
     def _keys_of(self, version: Version) -> VersionKeys:
         return VersionKeys(self.keys, self.definitions, version.number)
-
-    def _is_mine(self, version: Version) -> bool:
-        return version.definitions == self.definitions.fingerprint
 
 
 def _parts(values: Iterable[Value], size: int) -> Iterator[list[Value]]:

@@ -1,16 +1,18 @@
 """The keys of an online store in Redis: those there once, and those of each published version.
 
 towerline:shop:counters, :versions, :log, :logged    what appended events are numbered by, and their log
+towerline:shop:numbers, :held                        the newest version's number; there while appends wait
 towerline:shop:current:<definitions>                 the number of the version that is read
 towerline:shop:7:user:anna                           the packed value of an entity, in version 7
 towerline:shop:7:memory:user:anna                    what its writers remember
 towerline:shop:7:met:anna                            the items that a user met
 towerline:shop:7:attributes, :ids, :buckets          users' attributes, shards of ids, what is written
+towerline:shop:7:progress, :brought                  appended events in it before it is read; those to forget
 """
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -26,6 +28,9 @@ from data.stores.definitions import Definitions
 from data.stores.version import Version
 from data.views import ENTITIES, EVERYTHING, Entity
 
+ROWS_AT_ONCE = 10_000
+"""Events of the log in one reply."""
+
 _TIMES = ("event_time", "ingest_time")
 
 
@@ -38,6 +43,8 @@ class Keys:
         self.versions = f"{self.prefix}versions"
         self.log = f"{self.prefix}log"
         self.logged = f"{self.prefix}logged"
+        self.numbers = f"{self.prefix}numbers"
+        self.held = f"{self.prefix}held"
         self.dropped = f"{self.prefix}dropped"
         self.done = f"{self.prefix}done:"
 
@@ -76,24 +83,61 @@ def put_log(pipe: Pipeline, keys: Keys, events: pl.DataFrame, counters: Counters
     pipe.hset(keys.counters, mapping={"next_row": counters.next_row, "last_stamp": counters.last_stamp})
 
 
+def new_number(client: Any, keys: Keys) -> int:
+    """The number of a new version: never that of another one, also if that is gone."""
+    return int(client.incr(keys.numbers))
+
+
 def log_after(client: Any, keys: Keys, source_row: int, counters: Counters) -> pl.DataFrame:
     """The appended events after a source row, in order."""
-    first = max(source_row + 1, FIRST_APPENDED_ROW)
-    asked = [str(row) for row in range(first, counters.next_row)]
-    return logged(each for each in (client.hmget(keys.log, asked) if asked else []) if each is not None)
+    first = max(source_row + 1, oldest_row(client, keys))
+    return log_between(client, keys, first, counters.next_row)
+
+
+def log_between(client: Any, keys: Keys, first: int, end: int) -> pl.DataFrame:
+    """The appended events from a source row to before another, in order."""
+    return pl.concat([logged([]), *(logged(part) for part in _log_parts(client, keys, first, end))])
+
+
+def log_of(client: Any, keys: Keys, event_ids: Sequence[str]) -> pl.DataFrame:
+    """Those of some events that were appended."""
+    rows: list[bytes] = []
+    for start in range(0, len(event_ids), ROWS_AT_ONCE):
+        places = client.hmget(keys.logged, event_ids[start : start + ROWS_AT_ONCE])
+        there = [place for place in places if place is not None]
+        rows += [row for row in (client.hmget(keys.log, there) if there else []) if row is not None]
+    return logged(rows)
+
+
+def oldest_row(client: Any, keys: Keys) -> int:
+    """No event of the log has a lower source row."""
+    found = client.hget(keys.counters, "oldest")
+    return FIRST_APPENDED_ROW if found is None else int(found)
+
+
+def note_oldest_row(client: Any, keys: Keys) -> None:
+    """Find the oldest event of the log after some were forgotten. Rows of the log never come back."""
+    end, begin = counters_of(client, keys).next_row, oldest_row(client, keys)
+    first = begin
+    for part in _log_parts(client, keys, begin, end):
+        if part:
+            first = json.loads(part[0])[-1]
+            break
+        first = min(end, first + ROWS_AT_ONCE)
+    if first != begin:
+        client.hset(keys.counters, "oldest", first)
+
+
+def _log_parts(client: Any, keys: Keys, first: int, end: int) -> Iterator[list[bytes]]:
+    for start in range(first, end, ROWS_AT_ONCE):
+        asked = [str(row) for row in range(start, min(end, start + ROWS_AT_ONCE))]
+        yield [row for row in client.hmget(keys.log, asked) if row is not None]
 
 
 def logged(rows: Iterable[bytes]) -> pl.DataFrame:
     """Events of the log as a table."""
     stored = {name: pl.Int64() if name in _TIMES else kind for name, kind in EVENT_TYPES.items()}
     return pl.DataFrame([json.loads(row) for row in rows], schema=stored, orient="row").cast(EVENT_TYPES)
-
-
-def forget(pipe: Pipeline, keys: Keys, events: pl.DataFrame) -> None:
-    """The data set has these appended events now."""
-    if not events.is_empty():
-        pipe.hdel(keys.log, *map(str, events.get_column("source_row").to_list()))
-        pipe.hdel(keys.logged, *events.get_column("event_id").to_list())
 
 
 class VersionKeys:
@@ -124,6 +168,11 @@ class VersionKeys:
         memories = found[len(ids) :] if remembers else [b""] * len(ids)
         pairs = zip(ids, found, memories, strict=False)
         return {each: State(value, memory) for each, value, memory in pairs if value is not None}
+
+    def put_all(self, pipe: Pipeline, states: Mapping[Entity, Mapping[str, State]]) -> None:
+        """Replace states of several kinds."""
+        for entity, changed in states.items():
+            self.put(pipe, entity, changed)
 
     def put(self, pipe: Pipeline, entity: Entity, states: Mapping[str, State]) -> None:
         """Replace states."""
@@ -159,6 +208,10 @@ class VersionKeys:
         """Note that a bucket is there."""
         pipe.hset(self.buckets, f"{entity}:{bucket}", digest)
 
+    def has(self, client: Any, entity: str, bucket: int) -> bool:
+        """Whether a bucket is there."""
+        return bool(client.hexists(self.buckets, f"{entity}:{bucket}"))
+
     def written(self, client: Any) -> dict[tuple[str, int], str]:
         """The buckets that are there, with their digests."""
         found: dict[tuple[str, int], str] = {}
@@ -176,6 +229,16 @@ class VersionKeys:
     def buckets(self) -> str:
         """Key of what is written."""
         return self._keys.of(self.number, "buckets")
+
+    @property
+    def progress(self) -> str:
+        """Key of how far appended events are in a version that nobody reads yet."""
+        return self._keys.of(self.number, "progress")
+
+    @property
+    def brought(self) -> str:
+        """Key of the appended events (source row → id) that the data set brings."""
+        return self._keys.of(self.number, "brought")
 
     def _remembers(self, entity: Entity) -> bool:
         return bool(self._definitions.states[entity].layout.counted)

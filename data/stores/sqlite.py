@@ -18,7 +18,7 @@ from data.schema import ATTRIBUTES, EVENT_ID, USER_ID, USERS
 from data.states.update import State
 from data.stores.appending import numbered, to_contract
 from data.stores.definitions import Definitions
-from data.stores.published_ids import Sharding, holds
+from data.stores.published_ids import which_are_held
 from data.stores.reads import Reads
 from data.stores.sqlite_connection import Connections
 from data.stores.sqlite_publication import SqlitePublication
@@ -149,13 +149,8 @@ class SqliteStore(Reads):
         newest = next((each for each in versions(connection) if each.published and each.data_version), None)
         if newest is None:
             return known
-        sharding = Sharding(newest.buckets, newest.shards)
-        places = {
-            event_id: sharding.shard_of(user_id, event_id)
-            for event_id, user_id in events.select(EVENT_ID, USER_ID).iter_rows()
-        }
-        shards = VersionTables(connection, self._definitions, newest.number).shards(sorted(set(places.values())))
-        return known | {event_id for event_id, shard in places.items() if holds(shards, shard, event_id)}
+        tables = VersionTables(connection, self._definitions, newest.number)
+        return known | set(events.filter(which_are_held(newest.sharding, events, tables.shards)).get_column(EVENT_ID))
 
     def _apply(self, connection: sqlite3.Connection, new: pl.DataFrame, first_row: int) -> None:
         """Make what was appended part of the states, also what others appended without being able to do so."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from data.stores.published_ids import Sharding
+
 
 @dataclass(frozen=True)
 class Version:
@@ -23,3 +25,8 @@ class Version:
     """The source row up to which appended events are in the states."""
     published: int
     """0 while it is being written, else in which order it was published."""
+
+    @property
+    def sharding(self) -> Sharding:
+        """How the ids of its events are divided."""
+        return Sharding(self.buckets, self.shards)
