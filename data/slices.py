@@ -36,16 +36,13 @@ def write_slices(path: Path, parts: Iterable[tuple[pl.Series, pl.DataFrame]], bu
 
 def read_slices(files: Iterable[Path], bucket: int, buckets: int) -> pl.DataFrame:
     """The rows of a bucket in all files, which have the same columns."""
-    return pl.concat(each_slice(files, bucket, buckets))
+    return pl.DataFrame(pa.Table.from_batches([batch for each in _batches(files, bucket, buckets) for batch in each]))
 
 
 def each_slice(files: Iterable[Path], bucket: int, buckets: int) -> Iterator[pl.DataFrame]:
     """The rows of a bucket, file by file."""
-    for file in files:
-        with pa.OSFile(str(file), "rb") as source:
-            reader = pa.ipc.open_file(source)
-            batches = [reader.get_batch(number) for number in range(bucket, reader.num_record_batches, buckets)]
-            yield pl.DataFrame(pa.Table.from_batches(batches))
+    for batches in _batches(files, bucket, buckets):
+        yield pl.DataFrame(pa.Table.from_batches(batches))
 
 
 class BySourceRow:
@@ -83,3 +80,10 @@ def _write(path: Path, parts: Iterable[tuple[pl.Series, pl.DataFrame]], buckets:
 def _batch(table: pa.Table, start: int, stop: int) -> pa.RecordBatch:
     columns = [column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in table.columns]
     return pa.record_batch([column.slice(start, stop - start) for column in columns], schema=table.schema)
+
+
+def _batches(files: Iterable[Path], bucket: int, buckets: int) -> Iterator[list[pa.RecordBatch]]:
+    for file in files:
+        with pa.OSFile(str(file), "rb") as source:
+            reader = pa.ipc.open_file(source)
+            yield [reader.get_batch(number) for number in range(bucket, reader.num_record_batches, buckets)]
