@@ -1,5 +1,6 @@
 """Files that are there whole or not at all. Needs nothing but the standard library: set-up uses it before all else."""
 
+import os
 import uuid
 from pathlib import Path
 
@@ -13,3 +14,12 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, or what a folder lists, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

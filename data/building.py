@@ -5,16 +5,15 @@ so that a build goes on where another one stopped; half a task leaves only a fil
 folder is renamed, and readers see all of it at once.
 """
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.files import write_atomically
+from cluster.files import sync, write_atomically
+from data.folder_lock import locked, remove_abandoned
 from data.offline_store import MANIFEST_FILE, PART, FeatureManifest, has_examples, remove_old_snapshots
 
 _PREFIX = ".building-"
@@ -43,10 +42,10 @@ class Building:
         """Note that a task is finished, once the files that it wrote are on the disk."""
         folders = set()
         for file in files:
-            _sync(file)
+            sync(file)
             folders.add(file.parent)
         for folder in folders:
-            _sync(folder)
+            sync(folder)
         self._note(task).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._note(task), json.dumps(note))
 
@@ -56,12 +55,12 @@ class Building:
         for part in self.path.rglob(f".*{PART}"):
             part.unlink()
         write_atomically(self.path / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
-        _sync(self.path / MANIFEST_FILE)
-        _sync(self.path)
+        sync(self.path / MANIFEST_FILE)
+        sync(self.path)
         self.path.rename(self._target)
-        _sync(self._target.parent)
+        sync(self._target.parent)
         remove_old_snapshots(self._target.parent)
-        _remove_abandoned(self._target.parent)
+        remove_abandoned(self._target.parent.glob(f"{_PREFIX}*"))
 
     def _note(self, task: str) -> Path:
         return self.work / "finished" / f"{task}.json"
@@ -73,42 +72,9 @@ def building(target: Path) -> Iterator[Building | None]:
     path = target.with_name(_PREFIX + target.name)
     while not has_examples(target):
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not _is_at(descriptor, path):
+        with locked(path) as is_there:
+            if not is_there:
                 continue
             yield Building(path, target)
             return
-        finally:
-            os.close(descriptor)
     yield None
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the folder that is locked is still the one at `path`: its last holder may have renamed it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _remove_abandoned(definition: Path) -> None:
-    """Remove what was begun for other versions of the data and is not being worked on."""
-    for path in definition.glob(f"{_PREFIX}*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,14 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from data.schema import EVENTS
 from data.states.layout import MICROSECOND, NEVER_US, StateLayout
 from data.states.packed import Packed
 from data.states.reading import Reader
 from data.states.recents import OWNER
 from data.states.update import State, Update
-from data.validation import polars_schema
-from data.views import Entity, FeatureView
+from data.views import EVENT_TYPES, Entity, FeatureView
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KNOWN = "known"
@@ -98,7 +96,7 @@ class EntityStates:
     @cached_property
     def _nothing(self) -> bytes:
         """The value of an entity without events."""
-        (state,) = self.apply({THE_ONLY_ID: None}, pl.DataFrame(schema=polars_schema(EVENTS))).values()
+        (state,) = self.apply({THE_ONLY_ID: None}, pl.DataFrame(schema=EVENT_TYPES)).values()
         return state.value
 
 

@@ -12,7 +12,8 @@ CONTENT = [USER_ID, ITEM_ID, EVENT_TYPE, VALUE, EVENT_TIME]
 ROWS_PER_FILE = 2**36
 """`source_row` of an event is the number of its file times this, plus its line."""
 FIRST_APPENDED_ROW = 2**60
-"""`source_row` of the first event that did not come from a file but was appended online."""
+"""`source_row` of the first event that did not come from a file but was appended online: at the same time, what was
+appended comes after what was ingested."""
 EVENTS_AT_ONCE = 100_000
 
 

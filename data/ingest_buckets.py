@@ -17,8 +17,8 @@ from data.expectations import Expectations
 from data.pieces import read_pieces, write_piece
 from data.schema import EVENT_ID, EVENT_TIME, EVENTS, ITEM_ID, SOURCE_ROW, USER_ID
 from data.splits import assign_splits, count_held_out_users
-from data.validation import REASON, REPEATED_ID, WHOLE_ROW, find_repeated, polars_schema
-from data.views import ITEM, USER
+from data.validation import REASON, REPEATED_ID, WHOLE_ROW, find_repeated
+from data.views import EVENT_TYPES, ITEM, USER
 
 IS_NEW = "is_new"
 ORDER = "order"
@@ -114,14 +114,14 @@ class UserMerger:
         return rest, repeated, again.height - repeated.height
 
     def _nothing(self) -> pl.DataFrame:
-        schema = dict(polars_schema(EVENTS))
+        schema = dict(EVENT_TYPES)
         if self.repeated_ids is not None:
             return pl.DataFrame(schema={**schema, WHOLE_ROW: pl.UInt64})
         return pl.DataFrame(schema={**schema, WHOLE_ROW: pl.UInt64}).drop(EVENT_ID)
 
     def _old(self, bucket: int) -> pl.DataFrame:
         if self.previous is None:
-            return pl.DataFrame(schema=polars_schema(EVENTS))
+            return pl.DataFrame(schema=EVENT_TYPES)
         there = self.previous.manifest.buckets
         wanted = range(bucket, there, self.buckets) if there > self.buckets else [bucket % there]
         rows = pl.concat([self.previous.bucket(USER, number, EVENTS.names) for number in wanted])

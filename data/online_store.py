@@ -18,9 +18,6 @@ from cluster.settings import Settings
 from data.dataset import Dataset
 from data.views import Entity, FeatureView
 
-FIRST_APPENDED_ROW = 2**60
-"""`source_row` of the first appended event: at the same time, what was appended comes after what was ingested."""
-
 
 class OnlineStore(Protocol):
     """The online store of one data set. Usable from several threads and processes, and picklable."""

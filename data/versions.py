@@ -1,7 +1,5 @@
 """Versions of a folder: written beside the one in use, made current when complete, or gone without a trace."""
 
-import fcntl
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -9,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.errors import TowerlineError
+from cluster.files import sync
+from data.folder_lock import locked, remove_abandoned
 
 CURRENT = "current"
 
@@ -27,10 +27,10 @@ class NewVersion:
         Raises TowerlineError if it was made from version `after` and that is no longer the current one.
         """
         for file in self.path.rglob("*"):
-            _sync(file)
-        _sync(self.path)
+            sync(file)
+        sync(self.path)
         version = self._folder / f"{name}-{uuid.uuid4().hex[:6]}"
-        with _locked(self._folder):
+        with locked(self._folder):
             if after is not None and (self._folder / CURRENT).resolve() != after:
                 raise TowerlineError(
                     f"{self._folder.name}: another job has written a version while this one added to {after.name}; run "
@@ -48,23 +48,12 @@ def new_version(folder: Path) -> Iterator[NewVersion]:
     part = folder / f".part-{uuid.uuid4().hex}"
     part.mkdir()
     try:
-        with _locked(part):
-            _remove_abandoned(folder)
+        with locked(part):
+            remove_abandoned(folder.glob(".part-*"))
             yield NewVersion(folder, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         _remove_empty(missing)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which ends with the process at the latest."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _make_current(folder: Path, part: Path, version: Path) -> None:
@@ -78,29 +67,10 @@ def _make_current(folder: Path, part: Path, version: Path) -> None:
         link.unlink(missing_ok=True)
         shutil.rmtree(version, ignore_errors=True)
         raise
-    _sync(folder)
+    sync(folder)
     for old in folder.iterdir():
         if old.is_dir() and not old.is_symlink() and not old.name.startswith(".") and old not in (previous, version):
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what a killed writer left: a `.part-` folder that nobody holds the lock of."""
-    for part in folder.glob(".part-*"):
-        if part.is_symlink():
-            part.unlink(missing_ok=True)
-            continue
-        try:
-            descriptor = os.open(part, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(part, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(descriptor)
 
 
 def _remove_empty(folders: list[Path]) -> None:
@@ -110,11 +80,3 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
         except OSError:
             return
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from cluster.errors import TowerlineError
-from data.online_store import FIRST_APPENDED_ROW
+from data.events import FIRST_APPENDED_ROW
 from data.schema import EVENT_ID, EVENTS, INGEST_TIME, SOURCE_ROW
-from data.validation import polars_schema
-
-EVENT_TYPES = polars_schema(EVENTS)
+from data.views import EVENT_TYPES
 
 
 @dataclass(frozen=True)

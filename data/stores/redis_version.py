@@ -19,14 +19,14 @@ import polars as pl
 from redis.client import Pipeline
 
 from data.entity_state import THE_ONLY_ID
+from data.events import FIRST_APPENDED_ROW
 from data.materialization import BucketOfUsers
-from data.online_store import FIRST_APPENDED_ROW
 from data.schema import EVENTS, ITEM_ID, USER_ID
 from data.states.update import State
-from data.stores.appending import EVENT_TYPES, Counters
+from data.stores.appending import Counters
 from data.stores.definitions import Definitions
 from data.stores.version import Version
-from data.views import ENTITIES, EVERYTHING, Entity
+from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, Entity
 
 ROWS_AT_ONCE = 10_000
 """Events of the log in one reply."""

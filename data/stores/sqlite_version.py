@@ -11,11 +11,11 @@ from data.entity_state import THE_ONLY_ID
 from data.materialization import BucketStates
 from data.schema import EVENTS, ITEM_ID, USER_ID
 from data.states.update import State
-from data.stores.appending import EVENT_TYPES, Counters
+from data.stores.appending import Counters
 from data.stores.definitions import Definitions
 from data.stores.sqlite_tables import OF_VERSION
 from data.stores.version import Version
-from data.views import ENTITIES, EVERYTHING, Entity
+from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, Entity
 
 PARAMETERS = 30_000
 """Values in one statement at most."""

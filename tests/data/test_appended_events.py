@@ -8,9 +8,10 @@ import polars as pl
 
 from cluster.settings import Settings
 from data.dataset import Dataset, open_dataset
+from data.events import FIRST_APPENDED_ROW
 from data.features import NEVER, views
 from data.ingestion import ingest_appended
-from data.online_store import FIRST_APPENDED_ROW, open_online_store
+from data.online_store import open_online_store
 from data.point_in_time import features_of
 from data.validation import EventRules
 from data.views import USER, views_of

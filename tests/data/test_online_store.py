@@ -16,8 +16,9 @@ from cluster.settings import Settings
 from data import materialization
 from data.aggregations import Count, LastN, TimeSince
 from data.dataset import Dataset, write_dataset
+from data.events import FIRST_APPENDED_ROW
 from data.features import views
-from data.online_store import FIRST_APPENDED_ROW, OnlineStore, open_online_store, require_same_features
+from data.online_store import OnlineStore, open_online_store, require_same_features
 from data.point_in_time import features_of
 from data.schema import ITEMS, QUARANTINE, USERS
 from data.validation import polars_schema

@@ -15,9 +15,9 @@ import redis
 from cluster.errors import TowerlineError
 from data.aggregations import Count, Mean, TimeSince, days, hours
 from data.dataset import Dataset
+from data.events import FIRST_APPENDED_ROW
 from data.features import views
 from data.materialization import bucket_states, tasks_of
-from data.online_store import FIRST_APPENDED_ROW
 from data.stores import redis_connection, redis_hold, redis_switch, redis_version
 from data.stores.redis import RedisStore
 from data.stores.redis_connection import RedisConnection
