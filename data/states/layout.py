@@ -32,9 +32,6 @@ A = TypeVar("A")
 
 Words = npt.NDArray[np.int64]
 
-FORMAT = 1
-"""Part of the layout's identity: counted up when the packing changes."""
-
 MINUTE_US = 60_000_000
 MICROSECOND = timedelta(microseconds=1)
 NEVER_US = -(2**62)
@@ -97,8 +94,8 @@ class StateLayout:
 
     @cached_property
     def identity(self) -> int:
-        """Hash of all that the packing depends on, as a word."""
-        definition = [FORMAT, [view.definition() for view in self.views]]
+        """Hash of the definitions, as a word. The code of the packing is in the fingerprint of a store's version."""
+        definition = [view.definition() for view in self.views]
         digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).digest()
         return int.from_bytes(digest[:8], "little", signed=True)
 

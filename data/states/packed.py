@@ -82,7 +82,11 @@ class Packed:
 def require_layout(layout: StateLayout, identity: int) -> None:
     """Raises TowerlineError for a state that was packed for other definitions."""
     if identity != layout.identity:
-        raise TowerlineError("states in the online store were made from other feature definitions; publish again")
+        names = ", ".join(view.name for view in layout.views) or "no views"
+        raise TowerlineError(
+            f"a state of {layout.entity.name!r} ({names}) has layout {identity % 2**64:016x}, expected "
+            f"{layout.identity % 2**64:016x}: it was made from other feature definitions; publish again (jobs.serve_models does)"
+        )
 
 
 def assemble(layout: StateLayout, heads: Words, tiles: Tiles, totals: Words) -> tuple[Words, list[int]]:

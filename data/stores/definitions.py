@@ -1,5 +1,6 @@
 """The feature definitions that a store is opened with, and what its two kinds share."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,16 @@ import polars as pl
 from cluster.errors import TowerlineError
 from data.entity_state import KNOWN, KNOWN_UNTIL, EntityStates
 from data.features import fingerprints_of
+from data.fingerprints import fingerprint_of_modules
+from data.states import layout, memory, packed, recents, tiles, update
 from data.states.update import State
 from data.views import ENTITIES, Entity, FeatureView
+
+
+@functools.cache
+def packing() -> str:
+    """Hash of the code that makes packed values, and of what it takes from them to go on."""
+    return fingerprint_of_modules(layout, memory, packed, recents, tiles, update)
 
 
 class Definitions:
@@ -29,9 +38,10 @@ class Definitions:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that the states depend on."""
+        """Hash of all that the states depend on, the code that packs them included."""
         identities = [states.layout.identity for states in self.states.values()]
-        return hashlib.sha256(json.dumps([identities, self.fingerprints]).encode()).hexdigest()[:16]
+        described = [identities, self.fingerprints, packing()]
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
