@@ -17,7 +17,6 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import TowerlineError
@@ -114,8 +113,8 @@ class Dataset:
 
     def _read(self, files: list[Path], columns: Sequence[str] | None = None) -> pl.DataFrame:
         try:
-            return pl.concat([pl.DataFrame(pq.read_table(file, columns=columns, memory_map=True)) for file in files])
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            return pl.concat([pl.read_parquet(file, columns=columns and list(columns)) for file in files])
+        except (FileNotFoundError, pl.exceptions.ComputeError) as error:
             raise TowerlineError(
                 f"data set {self.name!r}: {self.path} is not whole ({error}); ingest it again"
             ) from error
