@@ -36,7 +36,7 @@ PROTOCOL = """\
 Generated events of power-law users and items over 90 days, ingested once (not timed) into the bucketed data set that \
 all sides read. Each side is a process of its own; wall by its own clock after imports and, for ours, after the start \
 of Ray and of its workers; runs alternate, the median counts. Peak memory: all processes of a side at one time, shared \
-pages once (PSS), sampled every 0.25 s. Features: count, sum and mean over 4 windows, rate, seconds since, recency, \
+pages once (PSS), sampled every second. Features: count, sum and mean over 4 windows, rate, seconds since, recency, \
 last 10, of users and of items, 32 columns an event, zstd-1 Parquet. Polars computes whole tables; where that takes \
 more than 70 % of the memory it works in parts, and the figure says so (polars_parts). Ours is written as a snapshot \
 of synced files in date partitions, polars' as plain files. Results are compared column by column (recency to 1e-5). \

@@ -67,15 +67,13 @@ def with_users(files: list[Path], chosen: pl.Expr | None = None) -> pl.DataFrame
     chosen_rows = scanned if chosen is None else scanned.filter(chosen)
     # Lists of codes are lighter to gather and to write than lists of strings.
     events = chosen_rows.with_columns(pl.col(ITEM_ID).cast(pl.Categorical)).collect()
-    features = features_of(events.with_columns(pl.lit(1, dtype=pl.Int64).alias("weight")), "user", ITEM_ID)
-    return events.hstack(features.get_columns())
+    return events.hstack(features_of(events, "user", ITEM_ID).get_columns())
 
 
 def with_items(files: list[Path], *more: str) -> pl.DataFrame:
     """Row numbers of events with the features of their items."""
     events = pl.read_parquet(files, columns=[SOURCE_ROW, ITEM_ID, EVENT_TIME, VALUE, *more])
-    weighted = events.with_columns(pl.lit(1, dtype=pl.Int64).alias("weight"))
-    return events.select(SOURCE_ROW, *more).hstack(features_of(weighted, "item", VALUE).get_columns())
+    return events.select(SOURCE_ROW, *more).hstack(features_of(events, "item", VALUE).get_columns())
 
 
 def features_of(events: pl.DataFrame, name: str, last: str) -> pl.DataFrame:
@@ -84,19 +82,16 @@ def features_of(events: pl.DataFrame, name: str, last: str) -> pl.DataFrame:
     windows = [_window(rows, name, label) for label in WINDOWS]
     features = windows[0].hstack([column for window in windows[1:] for column in window])
     others = _others(rows)
-    per_hour = (WINDOWS[RATE_WINDOW].length_us) / HOUR_US
-    counts = pl.DataFrame({"weight": rows["weight"], "code": rows["code"], last: events[last]}).filter(
-        pl.col("weight") == 1
+    lists = pl.DataFrame({"code": rows["code"], "before": rows["before"], last: events[last]}).rolling(
+        "before", period=f"{LAST}i", offset=f"-{LAST}i", closed="left", group_by="code"
     )
-    numbered = counts.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("place"))
-    lists = numbered.rolling("place", period=f"{LAST}i", group_by="code").agg(last).get_column(last)
-    newest = others.select(pl.when(pl.col("seen") > 0).then(pl.col("before") - 1)).to_series()
+    per_hour = WINDOWS[RATE_WINDOW].length_us / HOUR_US
     return features.with_columns(
         (pl.col(f"{name}_count_{RATE_WINDOW}") / per_hour).cast(pl.Float32).alias(f"{name}_rate"),
         others["since"].alias(f"{name}_seconds_since"),
         others["recency"].alias(f"{name}_recency"),
-        lists.gather(newest).alias(f"{name}_last"),
-    ).with_columns(pl.col(f"{name}_last").fill_null(pl.lit([], dtype=lists.dtype)))
+        lists.agg(last)[last].alias(f"{name}_last"),
+    )
 
 
 def _prepared(events: pl.DataFrame, key: str) -> pl.DataFrame:
@@ -108,21 +103,19 @@ def _prepared(events: pl.DataFrame, key: str) -> pl.DataFrame:
     rows = events.select(
         pl.col(key).rle_id().cast(pl.Int64).alias("code"),
         (times - origin).alias("us"),
-        "weight",
-        (pl.col(VALUE).cast(pl.Float64) * pl.col("weight")).alias("value"),
+        pl.col(VALUE).cast(pl.Float64).alias("value"),
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("before"),
     )
-    return rows.with_columns(
-        (pl.col("code") * CODE + pl.col("us")).alias("at"),
-        pl.col("weight").cum_sum().alias("count"),
-        pl.col("value").cum_sum().alias("sum"),
-    ).with_columns((pl.col("count") - pl.col("weight")).alias("before"))
+    return rows.with_columns((pl.col("code") * CODE + pl.col("us")).alias("at"), pl.col("value").cum_sum().alias("sum"))
 
 
 def _window(rows: pl.DataFrame, name: str, label: str) -> pl.DataFrame:
     """Count, sum and mean over one window."""
     window = WINDOWS[label]
     begin = pl.col("code") * CODE + pl.col("us") // window.hop_us * window.hop_us - window.length_us
-    totals = rows.lazy().select("at", pl.col("count").alias("gone"), pl.col("sum").alias("gone_sum")).set_sorted("at")
+    totals = (
+        rows.lazy().select("at", (pl.col("before") + 1).alias("gone"), pl.col("sum").alias("gone_sum")).set_sorted("at")
+    )
     asked = rows.lazy().select("before", (pl.col("sum") - pl.col("value")).alias("before_sum"), begin.alias("begin"))
     joined = asked.set_sorted("begin").join_asof(
         totals, left_on="begin", right_on="at", strategy="backward", allow_exact_matches=False
@@ -137,15 +130,12 @@ def _window(rows: pl.DataFrame, name: str, label: str) -> pl.DataFrame:
 
 
 def _others(rows: pl.DataFrame) -> pl.DataFrame:
-    """Time since, recency, and how many events an entity has seen."""
+    """Time since the last event, and recency."""
     age = pl.col("us") / (HALF_LIFE.total_seconds() * 1e6)
-    counted_at = pl.when(pl.col("weight") == 1).then("us")
-    blown = rows.select("code", "us", "before", (pl.col("weight") * 2.0**age).alias("blown"), counted_at.alias("last"))
+    blown = rows.select("code", "us", (2.0**age).alias("blown"))
     return blown.select(
-        "before",
-        ((pl.col("us") - pl.col("last").forward_fill().shift(1).over("code")) / 1e6).fill_null(0.0).alias("since"),
+        ((pl.col("us") - pl.col("us").shift(1).over("code")) / 1e6).fill_null(0.0).alias("since"),
         ((pl.col("blown").cum_sum().over("code") - pl.col("blown")) * 2.0 ** (-age)).cast(pl.Float32).alias("recency"),
-        (pl.col("before") - pl.col("before").first().over("code")).alias("seen"),
     )
 
 

@@ -16,7 +16,7 @@ import psutil
 from cluster.errors import TowerlineError
 from cluster.provenance import ROOT
 
-SAMPLED_EVERY_S = 0.25
+SAMPLED_EVERY_S = 1.0
 MEMORY_SHARE = 0.7
 """A side that takes more of the machine's memory is ended, so that the machine does not go down with it."""
 
