@@ -113,7 +113,9 @@ class Dataset:
 
     def _read(self, files: list[Path], columns: Sequence[str] | None = None) -> pl.DataFrame:
         try:
-            return pl.concat([pl.read_parquet(file, columns=columns and list(columns)) for file in files])
+            return pl.concat(
+                [pl.read_parquet(file, columns=None if columns is None else list(columns)) for file in files]
+            )
         except (FileNotFoundError, pl.exceptions.ComputeError) as error:
             raise TowerlineError(
                 f"data set {self.name!r}: {self.path} is not whole ({error}); ingest it again"
