@@ -41,7 +41,7 @@ def test_every_package_that_is_imported_is_a_direct_dependency() -> None:
 
 def _undeclared(folder: Path, declared: set[str]) -> set[str]:
     """Each import below `folder` whose package is not declared, with the file it is in."""
-    known = sys.stdlib_module_names | ROOMS | {"tests", "horovod"}
+    known = sys.stdlib_module_names | ROOMS | {"tests", "benchmarks", "horovod"}
     providers = packages_distributions()
     return {
         f"{path.relative_to(ROOT)}: {module}"

@@ -1,7 +1,7 @@
 """What feedback and streams appended becomes part of the data set, once and as it was known."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +17,6 @@ from data.validation import EventRules
 from data.views import USER, views_of
 
 HISTORIES = [["w", "x", "z", "y"], ["w", "x", "y"], ["x"]]
-RULES = EventRules(now=datetime.now(UTC) + timedelta(minutes=1))
 
 
 def test_appended_events_come_home(
@@ -31,7 +30,7 @@ def test_appended_events_come_home(
     assert store.append_events(late) == 2
     before = store.read(USER, ["anna", "ben", "carl"], datetime.now(UTC))
 
-    assert ingest_appended(tmp_path, dataset.name, store.appended_events(), RULES).is_new
+    assert ingest_appended(tmp_path, dataset.name, store.appended_events(), EventRules(now=datetime.now(UTC))).is_new
     grown = open_dataset(tmp_path, dataset.name)
     assert grown.manifest.events == dataset.manifest.events + 2
     added = grown.events().filter(pl.col("event_id").is_in(late["event_id"].to_list()))
@@ -57,6 +56,6 @@ def test_nothing_appended_is_nothing_new(
     dataset = write_small(tmp_path, make_events([(user, item, 1.0, 0) for user in "ab" for item in "xyz"]))
     store = open_online_store(Settings(home=tmp_path), dataset.name)
     store.publish(dataset)
-    ingested = ingest_appended(tmp_path, dataset.name, store.appended_events(), RULES)
+    ingested = ingest_appended(tmp_path, dataset.name, store.appended_events(), EventRules(now=datetime.now(UTC)))
     assert not ingested.is_new
     assert ingested.dataset.manifest.data_version == dataset.manifest.data_version

@@ -234,6 +234,7 @@ def test_a_killed_publication_leaves_the_old_version_and_is_taken_up(
         return original(*arguments)
 
     with monkeypatch.context() as patched:
+        patched.setattr("data.materialization._has_session", lambda: False)
         patched.setattr("data.materialization._states_of_bucket", dying)
         with pytest.raises(KeyboardInterrupt):
             publish(new)
@@ -242,6 +243,7 @@ def test_a_killed_publication_leaves_the_old_version_and_is_taken_up(
     store.append_events(events_of([("meanwhile", "x", 1.0, 50)]).drop("ingest_time"))
     again: list[object] = []
     with monkeypatch.context() as patched:
+        patched.setattr("data.materialization._has_session", lambda: False)
         patched.setattr("data.materialization._states_of_bucket", lambda *a: again.append(a[-1]) or original(*a))
         assert publish(new) == 41
     assert len(again) == 3
