@@ -68,7 +68,8 @@ def test_half_a_line_that_a_crash_left_is_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", ["", '{"key": "half', f'{{"key": "{"Ж" * 2_000}"}}\n'])
 def test_a_file_that_was_taken_away_under_a_running_job_is_begun_anew(tmp_path: Path, left: str) -> None:
     quarantine = StreamQuarantine(tmp_path)
-    quarantine.add([refused(1), refused(2)])
+    for _ in range(2):
+        quarantine.add([refused(1), refused(2)])
     file = next(tmp_path.rglob("*.jsonl"))
     file.rename(file.with_suffix(".old"))
     if left:
