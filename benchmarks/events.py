@@ -93,5 +93,5 @@ def write_events(stream: EventStream, folder: Path) -> list[Path]:
 def _power_law(random: np.random.Generator, count: int, size: int, exponent: float) -> npt.NDArray[np.int64]:
     """Ranks 0 to size - 1 with density rank ** -exponent, by inverting the continuous distribution."""
     power = 1 - exponent
-    ranks = ((size**power - 1) * random.random(count) + 1) ** (1 / power) - 1
-    return np.minimum(ranks.astype(np.int64), size - 1)
+    ranks: npt.NDArray[np.float64] = ((size**power - 1) * random.random(count) + 1) ** (1 / power) - 1
+    return np.minimum(ranks, size - 1).astype(np.int64)
