@@ -6,7 +6,7 @@ of a data set only adds events to the one published last (`additions`), these al
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from data.states.update import State
 from data.stores.definitions import Definitions
 from data.stores.published_ids import Sharding, id_hashes
 from data.views import EVERYTHING, ITEM, USER, FeatureView
+
+BUCKETS_AT_ONCE = 16
+"""Of the buckets of which additions are looked for, so many have their ids in memory: some MB each."""
 
 Task = tuple[str, int]
 """Name of an entity and number of a bucket."""
@@ -54,9 +57,21 @@ class BucketOfUsers:
 class Additions:
     """What a new version of a data set adds to a bucket of users."""
 
+    bucket: int
     events: pl.DataFrame
-    bucket: pl.DataFrame
-    """All events of the bucket."""
+    ids: Mapping[int, bytes]
+    """The shards of ids that they change."""
+    digest: str
+    """Of all events of the bucket."""
+
+
+@dataclass(frozen=True, eq=False)
+class PublishedBucket:
+    """What is known of the events of a bucket of users that are published."""
+
+    bucket: int
+    ids: Mapping[int, bytes]
+    """All shards of their ids."""
     digest: str
 
 
@@ -78,17 +93,47 @@ def bucket_states(
     return iter(run(functools.partial(_states_of_bucket, dataset, definitions.views), tasks))
 
 
-def additions(dataset: Dataset, bucket: int, known: Mapping[int, bytes], digest: str) -> Additions | None:
-    """What a bucket of users has besides the events published before; None if it lacks or changes one of these.
+def additions(
+    dataset: Dataset,
+    digests: Mapping[Task, str],
+    sharding: Sharding,
+    shards: Callable[[Sequence[int]], Mapping[int, bytes]],
+    *,
+    most: int,
+    run: Run | None = None,
+) -> list[Additions] | None:
+    """What the buckets of users have besides the events published before, without those that are as before.
 
-    `known` are the shards of their ids, `digest` is that of all they say.
+    None if one lacks or changes an event, or if there are more than `most`. `digests` are those of the published
+    buckets, `shards` reads some shards of their ids: those of `BUCKETS_AT_ONCE` are held at a time.
     """
-    events = dataset.bucket(USER, bucket, EVENTS.names)
-    hashes = np.frombuffer(b"".join(known.values()), dtype=np.int64)
+    run = run or (on_ray if _has_session() else in_process)
+    mine = [(bucket, digest) for (entity, bucket), digest in digests.items() if entity == USER.name]
+    found: list[Additions] = []
+    for start in range(0, len(mine), BUCKETS_AT_ONCE):
+        some = mine[start : start + BUCKETS_AT_ONCE]
+        tasks = [PublishedBucket(bucket, shards(sharding.shards_of(bucket)), digest) for bucket, digest in some]
+        for each in run(functools.partial(additions_to, dataset, sharding), tasks):
+            if each is None or sum(one.events.height for one in (*found, each)) > most:
+                return None
+            if not each.events.is_empty():
+                found.append(each)
+    return found
+
+
+def additions_to(dataset: Dataset, sharding: Sharding, published: PublishedBucket) -> Additions | None:
+    """What a bucket of users has besides the events published before; None if it lacks or changes one of these."""
+    events = dataset.bucket(USER, published.bucket, EVENTS.names)
+    digest = digest_of(events)
+    if digest == published.digest:
+        return Additions(published.bucket, events.clear(), {}, digest)
+    hashes = np.frombuffer(b"".join(published.ids.values()), dtype=np.int64)
     is_known = pl.Series(np.isin(id_hashes(events), hashes))
-    if is_known.sum() != len(hashes) or digest_of(events.filter(is_known)) != digest:
+    if is_known.sum() != len(hashes) or digest_of(events.filter(is_known)) != published.digest:
         return None
-    return Additions(events.filter(~is_known), events, digest_of(events))
+    ids = sharding.split(published.bucket, events)
+    changed = {shard: each for shard, each in ids.items() if len(each) != len(published.ids.get(shard, b""))}
+    return Additions(published.bucket, events.filter(~is_known), changed, digest)
 
 
 def brought(log: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame | None:

@@ -85,7 +85,8 @@ def require_layout(layout: StateLayout, identity: int) -> None:
         names = ", ".join(view.name for view in layout.views) or "no views"
         raise TowerlineError(
             f"a state of {layout.entity.name!r} ({names}) has layout {identity % 2**64:016x}, expected "
-            f"{layout.identity % 2**64:016x}: it was made from other feature definitions; publish again (jobs.serve_models does)"
+            f"{layout.identity % 2**64:016x}: it was made from other feature definitions; publish again "
+            "(jobs.serve_models does)"
         )
 
 

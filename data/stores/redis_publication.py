@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from data.stores.redis_hold import Hold
 from data.stores.redis_switch import RedisSwitch, note_brought
 from data.stores.redis_version import Keys, VersionKeys, counters_of, log_of, new_number, put_version, versions
 from data.stores.version import Version
-from data.views import ENTITIES, EVERYTHING, USER, Entity
+from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, USER, Entity
 
 Value = TypeVar("Value")
 
@@ -73,8 +73,13 @@ class RedisPublication:
 
     def _add(self, dataset: Dataset, version: Version) -> None:
         """Only what is new, if the data set only adds to what is published; else all of it."""
-        added = self._additions(dataset, version)
-        if added is None or sum(each.events.height for each in added.values()) > MOST_ADDED:
+        if version.buckets != dataset.manifest.buckets:
+            self._publish_all(dataset)
+            return
+        states_of = self._keys_of(version)
+        digests = self.redis.patiently(lambda: states_of.written(self.redis.client))
+        added = additions(dataset, digests, version.sharding, self._reading(states_of), most=MOST_ADDED)
+        if added is None:
             self._publish_all(dataset)
             return
         with Hold(self.redis, self.keys) as hold:
@@ -86,43 +91,28 @@ class RedisPublication:
         if not applied:
             self._publish_all(dataset)
 
-    def _additions(self, dataset: Dataset, version: Version) -> dict[int, Additions] | None:
-        if version.buckets != dataset.manifest.buckets:
-            return None
-        states_of, sharding = self._keys_of(version), version.sharding
-        found: dict[int, Additions] = {}
-        written = self.redis.patiently(lambda: states_of.written(self.redis.client))
-        for (entity, bucket), digest in written.items():
-            if entity == USER.name:
-                known = states_of.shards(self.redis.client, sharding.shards_of(bucket))
-                added = additions(dataset, bucket, known, digest)
-                if added is None:
-                    return None
-                found[bucket] = added
-        return found
+    def _reading(self, states_of: VersionKeys) -> Callable[[Sequence[int]], Mapping[int, bytes]]:
+        return lambda shards: self.redis.patiently(lambda: states_of.shards(self.redis.client, shards))
 
-    def _apply(
-        self, pipe: Pipeline, hold: Hold, dataset: Dataset, version: Version, added: dict[int, Additions]
-    ) -> int:
+    def _apply(self, pipe: Pipeline, hold: Hold, dataset: Dataset, version: Version, added: list[Additions]) -> int:
         """1, or 0 with nothing changed if the data set says something else of an appended event."""
         hold.renew(pipe)
         found = versions(pipe, self.keys)
         current = next((each for each in found if each.number == version.number), None)
-        events = pl.concat([each.events for each in added.values()])
+        events = pl.concat([pl.DataFrame(schema=EVENT_TYPES), *(each.events for each in added)])
         counters = counters_of(pipe, self.keys)
         known = brought(log_of(pipe, self.keys, events.get_column(EVENT_ID).to_list()), events)
         if current is None or known is None or current.applied < counters.next_row - 1:
             return 0
         new = events.join(known, on=EVENT_ID, how="anti")
-        states_of, sharding = self._keys_of(version), version.sharding
+        states_of = self._keys_of(version)
         states = states_of.updated(pipe, new)
         pipe.multi()
         states_of.put_all(pipe, states)
         states_of.put_met(pipe, new)
-        for bucket, each in added.items():
-            if not each.events.is_empty():
-                states_of.put_ids(pipe, sharding.split(bucket, each.bucket))
-                states_of.put_digest(pipe, USER.name, bucket, each.digest)
+        for each in added:
+            states_of.put_ids(pipe, each.ids)
+            states_of.put_digest(pipe, USER.name, each.bucket, each.digest)
         states_of.put_attributes(pipe, dataset.users())
         note_brought(pipe, states_of, known)
         wanted, count = dataset.manifest.data_version, current.events + new.height

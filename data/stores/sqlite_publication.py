@@ -1,28 +1,44 @@
 """Publishing a data set to SQLite: beside what is read, bucket by bucket, then one switch."""
 
+import itertools
+import json
 import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-import polars as pl
+from typing import TypeVar
 
 from data.dataset import Dataset
-from data.materialization import Additions, additions, brought, bucket_states, sharding_of, tasks_of
-from data.schema import EVENT_ID, USER_ID
+from data.materialization import BucketStates, additions, bucket_states, sharding_of, tasks_of
+from data.schema import SOURCE_ROW
 from data.stores.definitions import Definitions
-from data.stores.published_ids import Sharding, holds
+from data.stores.published_ids import which_are_held
+from data.stores.sqlite_additions import prepared, write_additions
 from data.stores.sqlite_connection import Connections
 from data.stores.sqlite_version import (
     VersionTables,
     counters_of,
     drop_version,
+    dropped_tables,
     log_after,
     new_version,
     versions,
 )
 from data.stores.version import Version
-from data.views import USER
+from data.views import ENTITIES
 
-LOGGED_AT_ONCE = 50_000
+Value = TypeVar("Value")
+
+MOST_ADDED = 50_000
+"""More additions than that are not written in one transaction, for which appends wait: everything is published."""
+
+STATES_AT_ONCE = 5_000
+ROWS_AT_ONCE = 50_000
+LOGGED_AT_ONCE = 5_000
+LEFT_AT_MOST = 500
+"""Appended events that are applied while others wait."""
+
+PUBLISHING = "publishing"
 
 
 @dataclass(frozen=True)
@@ -35,73 +51,102 @@ class SqlitePublication:
     def publish(self, dataset: Dataset) -> int:
         """The number of events behind the states, appended ones included."""
         wanted = dataset.manifest.data_version
-        mine = [each for each in self._versions() if each.published and self._is_mine(each)]
-        if mine and mine[0].data_version != wanted and mine[0].data_version:
-            self._add(dataset, mine[0])
-        elif not mine or mine[0].data_version != wanted:
+        mine = self._mine()
+        is_published = mine is not None and (mine.data_version == wanted or self._add(dataset, mine))
+        if not is_published:
             self._publish_all(dataset)
-        return next(each for each in self._versions() if self._is_mine(each)).events
+        mine = self._mine()
+        assert mine is not None
+        self._tidy(mine)
+        return mine.events
 
-    def _add(self, dataset: Dataset, version: Version) -> None:
-        """Only what is new, if the data set only adds to what is published; else all of it."""
-        added = self._additions(dataset, version)
-        if added is None or not self._apply(dataset, version, added):
-            self._publish_all(dataset)
+    def _mine(self) -> Version | None:
+        return next((each for each in self._versions() if each.published and self._is_mine(each)), None)
 
-    def _additions(self, dataset: Dataset, version: Version) -> dict[int, Additions] | None:
-        if version.buckets != dataset.manifest.buckets:
-            return None
+    def _add(self, dataset: Dataset, version: Version) -> bool:
+        """Only what is new; False, with nothing changed, if the data set does not only add to what is published."""
+        if not version.data_version or version.buckets != dataset.manifest.buckets:
+            return False
         tables = self._tables(version)
-        sharding = Sharding(version.buckets, version.shards)
-        found: dict[int, Additions] = {}
-        for (entity, bucket), digest in tables.written().items():
-            if entity == USER.name:
-                added = additions(dataset, bucket, tables.shards(sharding.shards_of(bucket)), digest)
-                if added is None:
-                    return None
-                found[bucket] = added
-        return found
-
-    def _apply(self, dataset: Dataset, version: Version, added: dict[int, Additions]) -> bool:
-        """In one transaction. False, with nothing changed, if the data set says something else of an appended event."""
-        events = pl.concat([each.events for each in added.values()])
-        sharding = Sharding(version.buckets, version.shards)
-        with self.connections.writing("publishing") as connection:
-            tables = self._tables(version)
-            known = brought(log_after(connection, 0), events)
-            if known is None or not log_after(connection, version.applied).is_empty():
+        added = additions(dataset, tables.written(), version.sharding, tables.shards, most=MOST_ADDED)
+        if added is None:
+            return False
+        ready = prepared(self.connections.get(), self.definitions, version, dataset, added)
+        if ready is None:
+            return False
+        with self.connections.writing_in_turn(PUBLISHING) as connection:
+            if not write_additions(connection, self.definitions, version, ready):
                 return False
-            tables.apply(events.join(known, on=EVENT_ID, how="anti"))
-            _forget(connection, known)
-            for bucket, each in added.items():
-                if not each.events.is_empty():
-                    tables.put_ids(sharding.split(bucket, each.bucket))
-                    tables.put_digest(USER.name, bucket, each.digest)
-            tables.put_attributes(dataset.users())
-            tables.put_on_display(dataset.manifest.data_version, version.applied)
+            tables.put_on_display(dataset.manifest.data_version, tables.applied())
             self._drop_others(connection, version.number)
         return True
 
     def _publish_all(self, dataset: Dataset) -> None:
         version = self._begun(dataset)
-        tables = self._tables(version)
-        written = tables.written()
+        written = self._tables(version).written()
         tasks = [task for task in tasks_of(dataset) if task not in written]
         for bucket in bucket_states(dataset, self.definitions, tasks):
-            with self.connections.writing("publishing"):
-                tables.write(bucket)
-        with self.connections.writing("publishing"):
-            tables.put_attributes(dataset.users())
-        with self.connections.writing("publishing") as connection:
-            applied = self._apply_log(connection, version)
-            tables.put_on_display(version.data_version, applied)
+            self._write(version, bucket)
+        users = {user_id: json.dumps(tokens) for user_id, tokens in dataset.users().iter_rows()}
+        for part in _parts(users.items(), ROWS_AT_ONCE):
+            with self._step(version) as tables:
+                tables.put_attributes(dict(part))
+        while self._apply_part(version):
+            pass
+        with self.connections.writing_in_turn(PUBLISHING) as connection:
+            tables = self._tables(version)
+            log = log_after(connection, tables.applied())
+            is_known = which_are_held(version.sharding, log, tables.shards)
+            tables.apply(log.filter(~is_known))
+            tables.note_brought(log.filter(is_known))
+            tables.put_on_display(version.data_version, counters_of(connection).next_row - 1)
             self._drop_others(connection, version.number)
-        self.connections.get().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _write(self, version: Version, bucket: BucketStates) -> None:
+        """Store the states of a bucket of a data set. They count once it is noted that they are there."""
+        entity = next(each for each in ENTITIES if each.name == bucket.task[0])
+        for part in _parts(bucket.states.items(), STATES_AT_ONCE):
+            with self._step(version) as tables:
+                tables.put(entity, dict(part))
+        for pairs in bucket.of_users.met.iter_slices(ROWS_AT_ONCE) if bucket.of_users else ():
+            with self._step(version) as tables:
+                tables.add_met(pairs)
+        with self._step(version) as tables:
+            tables.note(bucket)
+
+    def _apply_part(self, version: Version) -> bool:
+        """Some of the appended events that the data set does not bring; False if only few are left, or none.
+
+        Nobody else writes this version: what it leads to is computed while others append.
+        """
+        tables = self._tables(version)
+        log = log_after(self.connections.get(), tables.applied(), LOGGED_AT_ONCE)
+        if log.height <= LEFT_AT_MOST:
+            return False
+        is_known = which_are_held(version.sharding, log, tables.shards)
+        new = log.filter(~is_known)
+        states = tables.updated(new)
+        with self._step(version) as tables:
+            tables.put_all(states, new)
+            tables.note_brought(log.filter(is_known))
+            tables.put_applied(log.get_column(SOURCE_ROW)[-1])
+        return True
+
+    def _tidy(self, version: Version) -> None:
+        """Forget the appended events that the data set brought, and delete what nobody reads any more."""
+        forgotten = ROWS_AT_ONCE
+        while forgotten == ROWS_AT_ONCE:
+            with self._step(version) as tables:
+                forgotten = tables.forget_brought(ROWS_AT_ONCE)
+        for name in dropped_tables(self.connections.get()):
+            with self.connections.writing_in_turn(PUBLISHING) as connection:
+                connection.execute(f"DROP TABLE {name}")
+        self.connections.get().execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _begun(self, dataset: Dataset) -> Version:
         """The version to write: one that a killed publication left, or a new one."""
         sharding = sharding_of(dataset)
-        with self.connections.writing("publishing") as connection:
+        with self.connections.writing_in_turn(PUBLISHING) as connection:
             for each in versions(connection):
                 if each.published:
                     continue
@@ -112,23 +157,17 @@ class SqlitePublication:
                 connection, self.definitions, dataset.manifest.data_version, sharding.buckets, sharding.shards
             )
 
-    def _apply_log(self, connection: sqlite3.Connection, version: Version) -> int:
-        """Apply the appended events that the data set does not bring and forget the others; the last source row."""
-        tables = self._tables(version)
-        sharding = Sharding(version.buckets, version.shards)
-        log = log_after(connection, 0)
-        for part in log.iter_slices(LOGGED_AT_ONCE):
-            places = [
-                sharding.shard_of(user_id, event_id) for event_id, user_id in part.select(EVENT_ID, USER_ID).iter_rows()
-            ]
-            shards = tables.shards(sorted(set(places)))
-            is_known = pl.Series(
-                [holds(shards, place, each) for place, each in zip(places, part.get_column(EVENT_ID), strict=True)],
-                dtype=pl.Boolean,
-            )
-            tables.apply(part.filter(~is_known))
-            _forget(connection, part.filter(is_known))
-        return counters_of(connection).next_row - 1
+    def _put_on_display(
+        self, connection: sqlite3.Connection, version: Version, data_version: str, applied: int
+    ) -> None:
+        self._tables(version).put_on_display(data_version, applied)
+        self._drop_others(connection, version.number)
+
+    @contextmanager
+    def _step(self, version: Version) -> Iterator[VersionTables]:
+        """A short transaction: whoever appends waits for one step, not for the whole publication."""
+        with self.connections.writing_in_turn(PUBLISHING):
+            yield self._tables(version)
 
     def _drop_others(self, connection: sqlite3.Connection, number: int) -> None:
         """Only the newest version of other definitions stays, for code that still reads it, until the next one."""
@@ -148,7 +187,8 @@ class SqlitePublication:
         return version.definitions == self.definitions.fingerprint
 
 
-def _forget(connection: sqlite3.Connection, events: pl.DataFrame) -> None:
-    """The data set has these now."""
-    rows = ([row] for row in events.get_column("source_row").to_list())
-    connection.executemany("DELETE FROM log WHERE source_row = ?", rows)
+def _parts(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
+    """Some of them at a time."""
+    remaining = iter(values)
+    while part := list(itertools.islice(remaining, size)):
+        yield part

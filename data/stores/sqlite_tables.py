@@ -25,6 +25,7 @@ OF_VERSION = {
     "met": "(user_id TEXT, item_id TEXT, PRIMARY KEY (user_id, item_id)) WITHOUT ROWID",
     "attributes": "(user_id TEXT PRIMARY KEY, tokens TEXT NOT NULL)",
     "ids": "(shard INTEGER PRIMARY KEY, hashes BLOB NOT NULL)",
+    "brought": "(source_row INTEGER PRIMARY KEY)",
     "buckets": "(entity TEXT, bucket INTEGER, digest TEXT, PRIMARY KEY (entity, bucket))",
 }
 """The tables of a version: user_7, item_7, … An entity's table is named after it."""

@@ -1,9 +1,11 @@
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from data import materialization
 from data.dataset import Dataset, write_dataset
 from data.features import views
 from data.materialization import additions, brought, bucket_states, digest_of, sharding_of, tasks_of
@@ -44,22 +46,47 @@ def test_on_ray_as_in_this_process(tmp_path: Path) -> None:
     assert sum(each.events for each in here.values() if each.of_users) == len(ROWS)
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_additions_are_what_a_version_has_besides(tmp_path: Path) -> None:
     old = write(tmp_path / "old", events_of(ROWS[:150]))
     sharding = sharding_of(old)
     new = write(tmp_path / "new", events_of(ROWS))
     changed = write(tmp_path / "changed", events_of([*ROWS[:3], ("u3", "i3", 9.0, 3), *ROWS[4:]]))
-    found = []
-    for bucket in range(old.manifest.buckets):
-        events = old.bucket(USER, bucket, EVENTS.names)
-        known, digest = sharding.split(bucket, events), digest_of(events)
-        added = additions(new, bucket, known, digest)
-        assert added is not None
-        found.append(added.events)
-        assert added.digest == digest_of(new.bucket(USER, bucket, EVENTS.names))
-        lacks = "u3" in events["user_id"]
-        assert (additions(changed, bucket, known, digest) is None) == lacks
-    assert pl.concat(found).sort("source_row")["source_row"].to_list() == list(range(150, 200))
+    buckets = {bucket: old.bucket(USER, bucket, EVENTS.names) for bucket in range(old.manifest.buckets)}
+    digests = {(USER.name, bucket): digest_of(events) for bucket, events in buckets.items()} | {("item", 0): ""}
+    ids = {shard: each for bucket, events in buckets.items() for shard, each in sharding.split(bucket, events).items()}
+    known = (digests, sharding, lambda shards: {shard: ids[shard] for shard in shards})
+    for run in (in_process, on_ray, None):
+        found = additions(new, *known, most=50, run=run)
+        assert found is not None
+        events = pl.concat([each.events for each in found])
+        assert events.sort("source_row")["source_row"].to_list() == list(range(150, 200))
+        for each in found:
+            assert each.digest == digest_of(new.bucket(USER, each.bucket, EVENTS.names))
+            whole = sharding.split(each.bucket, new.bucket(USER, each.bucket, EVENTS.names))
+            assert {**ids, **each.ids}.items() >= whole.items()
+        assert additions(changed, *known, most=50, run=run) is None
+        assert additions(new, *known, most=49, run=run) is None
+
+
+def test_buckets_that_stay_as_they_are_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(materialization, "BUCKETS_AT_ONCE", 2)
+    old = write(tmp_path / "old", events_of(ROWS))
+    new = write(tmp_path / "new", events_of([*ROWS, ("u1", "new", 1.0, 999)]))
+    sharding = sharding_of(old)
+    digests = {(USER.name, b): digest_of(old.bucket(USER, b, EVENTS.names)) for b in range(old.manifest.buckets)}
+    at_once: list[int] = []
+
+    def shards(numbers: Sequence[int]) -> dict[int, bytes]:
+        return sharding.split(numbers[0] // sharding.shards, old.bucket(USER, numbers[0] // sharding.shards))
+
+    def run(function: Callable[[object], object], tasks: Sequence[object]) -> Iterator[object]:
+        at_once.append(len(tasks))
+        return map(function, tasks)
+
+    found = additions(new, digests, sharding, shards, most=1, run=run)
+    assert [each.events["item_id"].to_list() for each in found] == [["new"]]
+    assert set(at_once) == {2}
 
 
 def test_a_digest_knows_no_order() -> None:

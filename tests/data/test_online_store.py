@@ -41,6 +41,12 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return Settings(home=tmp_path, online_store=address)
 
 
+@pytest.fixture(autouse=True)
+def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if another test started Ray: what is patched here is so in this process only."""
+    monkeypatch.setattr(materialization, "_has_session", lambda: False)
+
+
 @pytest.fixture
 def store(settings: Settings) -> Iterator[OnlineStore]:
     store = open_online_store(settings, "small")

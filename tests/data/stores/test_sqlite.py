@@ -6,9 +6,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,6 +21,7 @@ from data.dataset import Dataset
 from data.features import views
 from data.stores import sqlite_publication
 from data.stores.sqlite import SqliteStore
+from data.stores.sqlite_tables import OF_VERSION
 from data.views import EVERYTHING, ITEM, USER
 from tests.data.conftest import events_of
 
@@ -105,9 +109,7 @@ def test_a_switch_does_not_disturb_who_reads(store: SqliteStore, path: Path, dat
     stop.set()
     thread.join(30)
     assert found <= {(1, 0), *((number, 1) for number in range(2, 8))}
-    assert tables(path) == {
-        f"{name}_7" for name in ("user", "item", "everything", "met", "attributes", "ids", "buckets")
-    }
+    assert tables(path) == {f"{name}_7" for name in OF_VERSION}
 
 
 def tables(path: Path) -> set[str]:
@@ -121,7 +123,7 @@ def test_a_version_that_another_one_overtook_is_dropped(
     store: SqliteStore, path: Path, dataset_of: DatasetOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(sqlite_publication.SqlitePublication, "_apply_log", None)
+        patched.setattr(sqlite_publication.SqlitePublication, "_apply_part", None)
         with pytest.raises(TypeError):
             store.publish(dataset_of(events_of([("anna", "x", 1.0, 1)])))
     assert store.read(USER, ["anna"], NOW)["known"].to_list() == [False]
@@ -186,8 +188,8 @@ from data.features import views
 from data.stores import sqlite_version
 from data.stores.sqlite import SqliteStore
 from data.stores.sqlite_tables import OF_VERSION
-original = sqlite_version.VersionTables.write
-sqlite_version.VersionTables.write = lambda *a: (print("bucket", flush=True), original(*a))[1]
+original = sqlite_version.VersionTables.note
+sqlite_version.VersionTables.note = lambda *a: (print("bucket", flush=True), original(*a))[1]
 print(SqliteStore(Path(sys.argv[1]), views()).publish(open_dataset(Path(sys.argv[2]), "small")))
 """
 
@@ -212,3 +214,84 @@ def test_a_killed_publication_is_taken_up_with_the_same_result(
         assert store.values(entity, ids) == undisturbed.values(entity, ids)
     assert counted(store) == counted(undisturbed) == 300
     undisturbed.close()
+
+
+def append_until(path: Path, stop: threading.Event, done: "multiprocessing.Queue[tuple[int, float]]") -> None:
+    """Append and read what was appended, again and again; how often, and how long the slowest append took."""
+    store, number, longest = SqliteStore(path, views()), 0, 0.0
+    while not stop.is_set():
+        began = time.monotonic()
+        store.append_events(events_of([(f"busy{number}", f"i{number % 70}", 1.0, number)]))
+        longest = max(longest, time.monotonic() - began)
+        assert store.read(USER, [f"busy{number}"], NOW)["user_event_count"].to_list() == [1]
+        number += 1
+        if number == 1:
+            done.put((1, longest))
+    done.put((number, longest))
+
+
+@pytest.mark.cluster
+def test_appending_beside_publications(path: Path, store: SqliteStore, dataset_of: DatasetOf) -> None:
+    """The whole with a long log, what a version adds, and another whole that drops the one before."""
+    rows = [(f"u{row * 7919 % 5_000}", f"i{row * row % 997}", 1.0, row) for row in range(100_000)]
+    events = events_of(rows)
+    store.append_events(events[:20_000])
+    context = multiprocessing.get_context("spawn")
+    stop, done = context.Event(), context.Queue()
+    writer = context.Process(target=append_until, args=(path, stop, done))
+    writer.start()
+    done.get(timeout=60)
+    for shown in (events[10_000:90_000], events[10_000:], events[10_000:].with_columns(value=pl.lit(2.0))):
+        store.publish(dataset_of(shown))
+    stop.set()
+    appended, longest = done.get(timeout=60)
+    writer.join(60)
+    assert writer.exitcode == 0
+    assert longest < 5
+    assert store.appended_events().height == 10_000 + appended
+    assert counted(store) == 100_000 + appended
+    assert store.append_events(events[:100]) == 0
+
+
+@pytest.mark.parametrize("is_brought", [True, False])
+def test_an_append_while_additions_are_prepared(
+    path: Path, store: SqliteStore, dataset_of: DatasetOf, monkeypatch: pytest.MonkeyPatch, is_brought: bool
+) -> None:
+    old = events_of([("anna", "x", 1.0, 1), ("bob", "y", 1.0, 2)])
+    store.publish(dataset_of(old))
+    added = events_of([("anna", "new", 1.0, 3), ("bob", "z", 1.0, 4)])
+    meanwhile = added[:1] if is_brought else events_of([("anna", "meanwhile", 1.0, 9)])
+    other, write = SqliteStore(path, views()), sqlite_publication.prepared
+
+    def prepared(*arguments: Any) -> Any:
+        ready = write(*arguments)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(other.append_events, meanwhile).result() == 1
+            pool.submit(other.close).result()
+        return ready
+
+    monkeypatch.setattr(sqlite_publication, "prepared", prepared)
+    assert store.publish(dataset_of(pl.concat([old, added]))) == (4 if is_brought else 5)
+    expected = ["x", "new"] if is_brought else ["x", "new", "meanwhile"]
+    assert store.read(USER, ["anna", "bob"], NOW)["history_items"].to_list() == [expected, ["y", "z"]]
+    assert counted(store) == (4 if is_brought else 5)
+    assert store.appended_events().height == (0 if is_brought else 1)
+    assert store.read(ITEM, ["new", "meanwhile"], NOW)["item_event_count"].to_list() == [1, int(not is_brought)]
+
+
+def test_what_a_killed_publication_left_behind_its_switch_is_tidied_up(
+    path: Path, store: SqliteStore, dataset_of: DatasetOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = events_of([("anna", "x", 1.0, 1), ("anna", "y", 1.0, 2)])
+    store.append_events(events)
+    dataset = dataset_of(events[:1])
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite_publication.SqlitePublication, "_tidy", None)
+        with pytest.raises(TypeError):
+            store.publish(dataset)
+    assert counted(store) == 2
+    assert store.append_events(events) == 0
+    assert any(name.startswith("dropped_") for name in tables(path))
+    assert store.publish(dataset) == 2
+    assert store.appended_events()["item_id"].to_list() == ["y"]
+    assert tables(path) == {f"{name}_2" for name in OF_VERSION}
