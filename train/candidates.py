@@ -22,7 +22,7 @@ OFFERED = dataclasses.replace(
 
 
 class ItemFeatures:
-    """Item features as of any moment in a data set's past. """
+    """Item features as of any moment in a data set's past."""
 
     def __init__(self, events: pl.DataFrame, vocabulary: Vocabulary) -> None:
         """`events`: the data set's events."""

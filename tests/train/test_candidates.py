@@ -60,9 +60,7 @@ def test_candidates_are_the_best_of_the_model(found: Candidates, random_retrieva
     assert (np.diff(found.scores_BK, axis=1) <= 0).all()
 
 
-def test_item_features_count_the_past(
-    found: Candidates, planted: Planted, random_retrieval: RetrievalModel
-) -> None:
+def test_item_features_count_the_past(found: Candidates, planted: Planted, random_retrieval: RetrievalModel) -> None:
     examples = read_examples(planted.folder)
     for row in range(0, found.rows.height, 10):
         sequence, now = found.rows["sequence"][row], found.rows["event_time"][row]

@@ -151,7 +151,9 @@ def test_what_is_not_there_or_unknown_is_refused(tmp_path: Path) -> None:
         open_table(tmp_path)
     with pytest.raises(TowerlineError, match=r"\*.csv holds no files of rows"):
         open_table(tmp_path / "*.csv")
-    with pytest.raises(TowerlineError, match=r"nope://x cannot be opened .*expected a path or an address such as s3://"):
+    with pytest.raises(
+        TowerlineError, match=r"nope://x cannot be opened .*expected a path or an address such as s3://"
+    ):
         open_table("nope://x")
     (tmp_path / "e.xlsx").write_text("")
     with pytest.raises(TowerlineError, match=r"e.xlsx: unknown kind of file; it must end in .parquet"):
