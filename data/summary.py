@@ -17,6 +17,7 @@ def print_ingested(ingested: Ingested) -> None:
     """Rows read, good and quarantined, by reason; users, items, the time they span, and where it all is."""
     manifest, path = ingested.dataset.manifest, ingested.dataset.path
     table = _table(f"data set {manifest.name}")
+    table.add_row("source", manifest.source)
     table.add_row("rows read", f"{ingested.rows_read:,}")
     if ingested.already_there:
         table.add_row("already there", f"{ingested.already_there:,}")
