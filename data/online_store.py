@@ -107,10 +107,12 @@ def open_online_store(settings: Settings, dataset_name: str, views: Sequence[Fea
     return SqliteStore(settings.home / "online" / f"{dataset_name}.db", tuple(views))
 
 
-def require_same_features(store: OnlineStore, dataset_name: str) -> None:
-    """Raise TowerlineError if what is published is of other definitions only: it would not see what is appended."""
+def require_same_features(store: OnlineStore, dataset_name: str, views: Sequence[FeatureView]) -> None:
+    """Raise TowerlineError if what is read is of other definitions than `views`: it would not see what is appended."""
+    from data.features import fingerprints_of
+
     published = store.fingerprints()
-    if published and store.published_version() is None:
+    if published and published != fingerprints_of(views) and store.published_version() is None:
         found = ", ".join(f"{view} {fingerprint}" for view, fingerprint in published.items())
         raise TowerlineError(
             f"the online store of data set {dataset_name!r} holds features of other definitions than these ({found}); "

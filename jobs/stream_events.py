@@ -41,8 +41,9 @@ def main(arguments: list[str]) -> None:
     clock = ReportClock("stream_events")
     columns = dict(pair.partition("=")[::2] for pair in asked.columns)
     source = open_stream(asked.stream, EventRules(datetime.now(UTC), columns, asked.time_unit, asked.event_type))
-    store = open_online_store(settings, asked.dataset, views(asked.history_length))
-    require_same_features(store, asked.dataset)
+    declared = views(asked.history_length)
+    store = open_online_store(settings, asked.dataset, declared)
+    require_same_features(store, asked.dataset, declared)
     quarantine = StreamQuarantine(settings.home / "quarantine" / asked.dataset)
     expectations = read_expectations(asked.expectations).events
     with stopping_on_signals() as stop:

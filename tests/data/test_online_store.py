@@ -304,9 +304,11 @@ def test_events_that_nobody_else_is_told_of(store: OnlineStore, publish: Publish
 def test_whoever_feeds_a_store_has_the_features_that_are_read(
     settings: Settings, store: OnlineStore, publish: Publish
 ) -> None:
-    require_same_features(store, "small")
+    require_same_features(store, "small", views())
+    store.append_events(events_of([("first", "x", 1.0, 9)]).drop("ingest_time"))
+    require_same_features(store, "small", views())
     publish(events_of(ROWS))
-    require_same_features(store, "small")
+    require_same_features(store, "small", views())
     shorter = open_online_store(settings, "small", views(20))
     with pytest.raises(TowerlineError, match=r"user_activity \w{16}.*--history-length"):
-        require_same_features(shorter, "small")
+        require_same_features(shorter, "small", views(20))
