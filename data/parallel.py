@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from cluster.errors import TowerlineError
-from cluster.session import connect
 from cluster.settings import Settings
 
 Task = TypeVar("Task")
@@ -58,6 +57,8 @@ def on_ray_when_needed(settings: Settings, session: ExitStack) -> Run:
     """Like `on_ray`, in a session that starts with the first tasks and ends with `session`."""
 
     def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        from cluster.session import connect
+
         session.enter_context(connect(settings, log_to_driver=False))
         return on_ray(function, tasks)
 
