@@ -11,7 +11,7 @@ import polars as pl
 
 from benchmarks.environments import python_with
 from cluster.errors import TowerlineError
-from data.stores.redis_connection import RedisConnection
+from data.online.stores.redis_connection import RedisConnection
 
 FEAST = ("feast==0.67.0", "redis==7.4.1", "hiredis==3.5.0", "pandas==2.3.3")
 READER = Path(__file__).with_name("feast_reader.py")

@@ -25,7 +25,7 @@ from cluster.job import run_job
 from cluster.reports import ReportClock
 from cluster.settings import Settings
 from data.dataset import Dataset
-from data.offline_store import read_feature_manifest
+from data.offline.store import read_feature_manifest
 
 SIZES = {"20k": 20_000, "1m": 1_000_000, "10m": 10_000_000, "50m": 50_000_000}
 Command = list[str | Path | int]

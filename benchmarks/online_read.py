@@ -35,10 +35,10 @@ from data.aggregations import (
     hours,
 )
 from data.dataset import Dataset, write_dataset
+from data.online.stores.redis import RedisStore
+from data.online.stores.sqlite import SqliteStore
+from data.quality.validation import polars_schema
 from data.schema import EVENT_TIME, EVENTS, ITEM_ID, ITEMS, QUARANTINE, SOURCE_ROW, USER_ID, USERS, VALUE
-from data.stores.redis import RedisStore
-from data.stores.sqlite import SqliteStore
-from data.validation import polars_schema
 from data.views import USER, FeatureView
 
 EVENTS_IN_STORE = 200_000

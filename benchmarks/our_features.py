@@ -19,9 +19,9 @@ from benchmarks.views import benchmark_views, newest_view  # noqa: E402
 from cluster.session import connect  # noqa: E402
 from cluster.settings import Settings  # noqa: E402
 from data.dataset import open_dataset  # noqa: E402
-from data.feature_join import join_features  # noqa: E402
+from data.offline.feature_join import join_features  # noqa: E402
+from data.offline.pipeline import build_examples  # noqa: E402
 from data.parallel import on_ray  # noqa: E402
-from data.pipeline import build_examples  # noqa: E402
 
 TASKS_TO_WARM = 4
 
@@ -48,8 +48,8 @@ def _cpu_seconds() -> float:
 
 def _warm(number: int) -> int:
     """A worker has imported what it needs."""
-    import data.feature_build
-    import data.feature_join  # noqa: F401
+    import data.offline.feature_build
+    import data.offline.feature_join  # noqa: F401
 
     return number
 

@@ -18,15 +18,15 @@ import redis
 from benchmarks.events import EventStream
 from benchmarks.redis_server import redis_server
 from data.features import views
-from data.online_store import OnlineStore
+from data.online.store import OnlineStore
+from data.online.stores.redis import RedisStore
+from data.online.stores.sqlite import SqliteStore
+from data.online.stream_progress import StreamProgress
+from data.online.stream_quarantine import StreamQuarantine
+from data.online.streaming import Follower
+from data.quality.validation import EventRules
 from data.schema import EVENT_ID, EVENT_TYPE, ITEM_ID, USER_ID, VALUE
 from data.sources.stream import open_stream
-from data.stores.redis import RedisStore
-from data.stores.sqlite import SqliteStore
-from data.stream_progress import StreamProgress
-from data.stream_quarantine import StreamQuarantine
-from data.streaming import Follower
-from data.validation import EventRules
 
 BACKLOG = 40_000
 PACE = 400

@@ -2,24 +2,21 @@
 
 What is declared
     schema          the columns of events, items and users
-    expectations    what rows and tables must keep besides (rules, table_rules)
-    features        the feature views (views, aggregations)
+    expectations    what rows and tables must keep besides
+    features        the feature views (views, aggregations; fingerprints tell their versions apart)
 
-From raw rows to a data set
+Where it comes from and where it stays
     sources/        Parquet, CSV, JSON Lines, SQL, Kafka, Redis Streams
-    ingestion       read, validate, put in order, write (validation, ingest_*, pieces, attributes, moments, events)
-    validation_report   what came in (findings, statistics, sketches, distribution, validation_page, column_card)
-    dataset         events by buckets of users and of items (buckets, content, versions, splits)
+    quality/        rules and how rows are validated; the report of what came in, with its page
+    ingest/         read, validate, put in order, write: from raw rows to a data set
+    dataset         events by buckets of users and of items (buckets, content, versions, splits, events)
 
-Features as of any past moment
-    point_in_time   the join (timeline, visibility, cells, distinct, decay)
-    pipeline        examples of a whole data set (examples, feature_build, slices, building), kept in offline_store
-    feature_join    features for anybody's examples
+What is computed from it
+    temporal/       features as of any past moment: `point_in_time` is the kernel of everything below
+    offline/        tables of features: of a whole data set (`pipeline`), of anybody's examples (`feature_join`)
+    online/         features as of now, in SQLite or Redis, kept up to date from data sets and streams
+    checks/         proofs: no view sees the future (`leakage`), online equals offline (`skew`)
     feature_client  features in a notebook
-    leakage         proves that no view sees the future
 
-Features as of now
-    online_store    SQLite or Redis (stores/), one packed value per entity (entity_state, states/)
-    materialization from a data set to that store; streaming: from a stream to it
-    skew            proves that both agree (replay)
+Under all of it: parallel (in process or on Ray), disk, moments.
 """

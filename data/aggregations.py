@@ -111,8 +111,8 @@ class Count:
 class Sum:
     """Sum of a numeric column; null and NaN add nothing.
 
-    Each value is rounded to a step of 2**-16 (1.5e-5), see `data.cells`: scale values much smaller than 1e-4 by a
-    derived column first, such as `columns={"millionths": pl.col("value") * 1e6}`.
+    Each value is rounded to a step of 2**-16 (1.5e-5), see `data.temporal.cells`: scale values much smaller than 1e-4
+    by a derived column first, such as `columns={"millionths": pl.col("value") * 1e6}`.
     """
 
     of: str
@@ -182,7 +182,7 @@ class TimeSince:
 class RecencyWeighted:
     """Sum over all events of `of` (1 if None) times 2 ** -(age / half_life): exponential forgetting.
 
-    What an event adds is cut as in `data.cells`: ±1e9 at most, and nothing for null and NaN.
+    What an event adds is cut as in `data.temporal.cells`: ±1e9 at most, and nothing for null and NaN.
 
     Cormode et al., Forward Decay, ICDE 2009. The one aggregation whose additions round: batch and online agree to the
     precision of a float32, not to the last bit of a float64.

@@ -4,11 +4,11 @@ How a job uses them:
 
 1. `read_expectations(path)` before anything else: a mistake in the file, or a reference that is not there, stops it.
 2. In a map over the parts of the source, after parsing: `expectations.events.check(rows, lines, raw, context)` gives
-   the good rows and the broken ones. `Findings.of(...)` (data.findings) keeps what the report needs of them.
+   the good rows and the broken ones. `Findings.of(...)` (data.quality.findings) keeps what the report needs of them.
 3. Over each bucket by user: `Unique.repeated(bucket)` for each of `expectations.events.unique_rules`. Items and users
    are small and checked at once, with `check_whole`.
-4. `conclude(...)` (data.validation_report) over the sum of all findings; `raise_if_failed()` before anything is put in
-   its place.
+4. `conclude(...)` (data.quality.validation_report) over the sum of all findings; `raise_if_failed()` before anything is
+   put in its place.
 """
 
 import tomllib
@@ -21,8 +21,10 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.errors import TowerlineError
-from data.distribution import reference_column
-from data.rules import Context, Length, Present, Range, RowRule, Share, Type, reason_of
+from data.quality.distribution import reference_column
+from data.quality.rules import Context, Length, Present, Range, RowRule, Share, Type, reason_of
+from data.quality.table_rules import AnyRule, Distribution, Fresh, NullShare, Unique
+from data.quality.validation import REASON, rows_as_json
 from data.schema import (
     ATTRIBUTES,
     DECISION_ID,
@@ -39,8 +41,6 @@ from data.schema import (
     VALUE,
 )
 from data.sources.chunk import Broken
-from data.table_rules import AnyRule, Distribution, Fresh, NullShare, Unique
-from data.validation import REASON, rows_as_json
 
 TableName = Literal["events", "items", "users"]
 TABLES: tuple[TableName, ...] = ("events", "items", "users")

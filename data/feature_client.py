@@ -26,9 +26,8 @@ from data.features import (
     views,
     with_item_share,
 )
-from data.offline_store import list_snapshots
-from data.online_store import OnlineStore, open_online_store
-from data.point_in_time import features_of
+from data.offline.store import list_snapshots
+from data.online.store import OnlineStore, open_online_store
 from data.schema import (
     ATTRIBUTES,
     EVENT_ID,
@@ -40,6 +39,7 @@ from data.schema import (
     USER_ATTRIBUTES,
     USER_ID,
 )
+from data.temporal.point_in_time import features_of
 from data.views import EVERYTHING, ITEM, USER, Entity, FeatureView, views_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Features:
         Raises:
             TowerlineError: no view has this name.
         """
-        from data.catalogue import print_snapshots, print_views
+        from data.offline.catalogue import print_snapshots, print_views
         from data.view_picture import picture
 
         chosen = self._declared(view) if isinstance(view, str) else view

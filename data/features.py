@@ -3,7 +3,7 @@
 To add one, declare it in a view of its own and name that view in `views`: the next `python -m jobs.build_features`
 computes it for every example, and the online store for every entity. Models refuse to serve once a view they were
 trained on has changed; a further view is nothing to them. Which events a feature may see is settled in
-`data.visibility`: those earlier in (event_time, source_row) and known by then, never the example's own.
+`data.temporal.visibility`: those earlier in (event_time, source_row) and known by then, never the example's own.
 """
 
 import functools
@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import polars as pl
 
-from data import aggregations, cells, decay, distinct, point_in_time, timeline, visibility
+from data import aggregations
 from data import views as declarations
 from data.aggregations import Count, Distinct, LastN, Mean, Rate, RecencyWeighted, TimeSince, days, hours
 from data.fingerprints import fingerprint, fingerprint_of_modules
@@ -34,6 +34,7 @@ from data.schema import (
     USER_SECONDS_SINCE_LAST,
     VALUE,
 )
+from data.temporal import cells, decay, distinct, point_in_time, timeline, visibility
 from data.views import EVERYTHING, ITEM, USER, FeatureView
 
 HISTORY_LENGTH = 50

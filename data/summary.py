@@ -8,9 +8,9 @@ from rich.table import Table
 
 from cluster.reports import Report, ReportClock
 from data.dataset import QUARANTINE_FILE
-from data.ingestion import Ingested
-from data.offline_store import FeatureManifest
-from data.validation_report import HTML_FILE, JSON_FILE, print_validation, read_validation
+from data.ingest.ingestion import Ingested
+from data.offline.store import FeatureManifest
+from data.quality.validation_report import HTML_FILE, JSON_FILE, print_validation, read_validation
 
 
 def print_ingested(ingested: Ingested) -> None:

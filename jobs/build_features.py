@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     """Build, and say what was built and where; or show, or check."""
     asked, settings = parse(arguments), Settings()
     if asked.list or asked.check_leakage:
-        from data.catalogue import show_features, show_leakage
+        from data.offline.catalogue import show_features, show_leakage
 
         if asked.list:
             show_features(settings.home, asked.dataset, asked.history_length)
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
     from cluster.reports import ReportClock
     from cluster.session import connect
     from data.dataset import open_dataset
-    from data.offline_store import has_examples, read_feature_manifest
-    from data.pipeline import build_examples, examples_folder
+    from data.offline.pipeline import build_examples, examples_folder
+    from data.offline.store import has_examples, read_feature_manifest
     from data.summary import print_features, report_features
 
     clock = ReportClock("build_features")

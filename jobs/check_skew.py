@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     """Check and print what was found; status 1 if there is any difference."""
     asked = parse(arguments)
 
-    from data.skew_table import print_skew
+    from data.checks.skew_table import print_skew
 
     checked = check(Settings(), asked.dataset, asked.sample, asked.seed)
     print_skew(checked.skew)

@@ -50,13 +50,13 @@ def main(arguments: list[str]) -> None:
 
     from cluster.reports import ReportClock
     from data.expectations import read_expectations
-    from data.ingestion import TabularSource, ingest, ingest_appended
-    from data.online_store import open_online_store
+    from data.ingest.ingestion import TabularSource, ingest, ingest_appended
+    from data.online.store import open_online_store
     from data.parallel import on_ray_when_needed
+    from data.quality.validation import EventRules
     from data.sources.location import without_secrets
     from data.sources.partitions import Partitions
     from data.summary import print_ingested, report_ingested
-    from data.validation import EventRules
 
     clock = ReportClock("ingest_events")
     columns = dict(pair.partition("=")[::2] for pair in asked.columns)

@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
 def ingest(settings: Settings) -> None:
     """Read, validate and write the films, their users and ratings."""
     from cluster.assets import MOVIELENS_100K, fetch
-    from data.ingestion import ingest_movielens
+    from data.ingest.ingestion import ingest_movielens
     from data.parallel import on_ray
     from data.summary import print_ingested
 

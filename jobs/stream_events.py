@@ -32,11 +32,11 @@ def main(arguments: list[str]) -> None:
     from cluster.signals import stopping_on_signals
     from data.expectations import read_expectations
     from data.features import views
-    from data.online_store import open_online_store, require_same_features
+    from data.online.store import open_online_store, require_same_features
+    from data.online.stream_quarantine import StreamQuarantine
+    from data.online.streaming import PROTOCOL, Follower
+    from data.quality.validation import EventRules
     from data.sources.stream import open_stream
-    from data.stream_quarantine import StreamQuarantine
-    from data.streaming import PROTOCOL, Follower
-    from data.validation import EventRules
 
     clock = ReportClock("stream_events")
     columns = dict(pair.partition("=")[::2] for pair in asked.columns)

@@ -13,7 +13,7 @@ from cluster.job import explain
 from cluster.reports import Report, ReportClock
 from cluster.settings import Settings
 from data.dataset import open_dataset
-from data.pipeline import ensure_examples
+from data.offline.pipeline import ensure_examples
 from jobs.console import Console
 from train import tracking
 from train.evaluation import Evaluation

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cluster.settings import Settings
 from data.features import views
-from data.online_store import OnlineStore, open_online_store
+from data.online.store import OnlineStore, open_online_store
 from serve.batch import Stage
 from serve.config import AppConfig
 from serve.graph import StageName

@@ -1,4 +1,4 @@
-"""From logged decisions to what `data.skew` compares: a seeded sample of them, as tables of reads."""
+"""From logged decisions to what `data.checks.skew` compares: a seeded sample of them, as tables of reads."""
 
 import random
 from collections import Counter
@@ -11,11 +11,11 @@ from typing import Any, Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from data.brought import BROUGHT_ITEMS, BROUGHT_VALUE
+from data.checks.replay import KNOWN_UNTIL
+from data.checks.skew import LoggedReads
 from data.features import TIME
-from data.replay import KNOWN_UNTIL
+from data.online.brought import BROUGHT_ITEMS, BROUGHT_VALUE
 from data.schema import DECISION_ID, EVENT_TIME, ITEM_ID, ITEM_SHARE, USER_ATTRIBUTES, USER_ID
-from data.skew import LoggedReads
 from data.views import EVERYTHING, ITEM, USER, Entity, FeatureView, views_of
 from serve.decisions import Decision, StoreVersion, read_lines
 

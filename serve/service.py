@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from data.features import feature_fingerprints
-from data.online_store import OnlineStore
+from data.online.store import OnlineStore
 from data.schema import (
     DECISION_ID,
     EVENT_ID,

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
+from data.checks.skew import Skew, find_skew
 from data.dataset import Dataset, open_dataset
 from data.features import feature_fingerprints, views
-from data.skew import Skew, find_skew
 from serve.decisions import StoreVersion
 from serve.loading import online_store
 from serve.logged_reads import Sample, logged_reads, sample_decisions

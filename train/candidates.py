@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 from data.features import ALL_ACTIVITY, ITEM_FEATURE_COLUMNS, ITEM_POPULARITY, with_item_share
-from data.point_in_time import features_at
 from data.schema import EVENT_TIME, ITEM_ID, ITEM_SHARE, SEQUENCE, SOURCE_ROW, USER_ID
+from data.temporal.point_in_time import features_at
 from train.histories import Histories
 from train.models.candidate_features import Codes, Floats
 from train.models.retrieval import RetrievalModel

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from cluster.errors import TowerlineError
 from data.dataset import Dataset
-from data.offline_store import read_examples
+from data.offline.store import read_examples
 from data.schema import ITEM_ID, SEQUENCE, SPLIT, USER_ID, VALUE
 from data.splits import TRAIN, VALIDATION
 from train.encoding import encode_users

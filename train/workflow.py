@@ -25,7 +25,7 @@ from cluster.errors import TowerlineError
 from cluster.provenance import git_commit, versions
 from cluster.settings import Settings
 from data.dataset import Dataset
-from data.offline_store import read_examples, read_feature_manifest
+from data.offline.store import read_examples, read_feature_manifest
 from data.schema import SPLIT
 from data.splits import TEST, TRAIN, VALIDATION
 from train.candidates import ItemFeatures
@@ -70,7 +70,7 @@ class Workflow:
     settings: Settings
     dataset: Dataset
     examples_folder: Path
-    """What `data.pipeline.ensure_examples` gave."""
+    """What `data.offline.pipeline.ensure_examples` gave."""
     scaling: Scaling
     progress: Callable[[EpochResult], None] | None = None
     """Called after each epoch."""

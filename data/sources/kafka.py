@@ -10,12 +10,12 @@ from confluent_kafka import Message as Delivered
 from confluent_kafka import TopicPartition as Partition
 
 from cluster.errors import TowerlineError
+from data.quality.validation import EventRules
 from data.sources.chunk import Chunk
 from data.sources.kafka_client import ANSWER_SECONDS, OPTIONS, explained, message_of, partitions_of
 from data.sources.kafka_group import KafkaSubscription
 from data.sources.messages import columns_of, rows_of
 from data.sources.stream import EXAMPLES, GROUP, StreamAddress, StreamAwayError
-from data.validation import EventRules
 
 MESSAGES_PER_CHUNK = 20_000
 

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 
 from data.moments import MICROSECONDS
+from data.quality.validation import DEFAULT_VALUE, LARGEST_EXACT_FLOAT, OPTIONAL, REQUIRED, EventRules
 from data.schema import EVENT_ID, EVENT_TIME, EVENT_TYPE, INGEST_TIME, VALUE
 from data.sources.chunk import Broken, Chunk
 from data.sources.stream import Message
-from data.validation import DEFAULT_VALUE, LARGEST_EXACT_FLOAT, OPTIONAL, REQUIRED, EventRules
 
 NAMES = (*REQUIRED, *OPTIONAL)
 TIMES = (EVENT_TIME, INGEST_TIME)

@@ -10,10 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from cluster.errors import TowerlineError
+from data.quality.validation import EventRules
 from data.schema import ATTRIBUTES, EVENT_TIME, ITEM_ID, TITLE, USER_ID, VALUE
 from data.sources.location import find_files
 from data.sources.tabular import FileSource
-from data.validation import EventRules
 
 NAME = "movielens-100k"
 SOURCE = "MovieLens-100K (GroupLens)"

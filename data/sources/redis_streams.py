@@ -8,12 +8,12 @@ from urllib.parse import urlunsplit
 import redis
 
 from cluster.errors import TowerlineError
+from data.quality.validation import EventRules
 from data.sources.chunk import Chunk
 from data.sources.messages import columns_of, rows_of
 from data.sources.redis_client import connected, explaining, message_of
 from data.sources.redis_group import RedisSubscription
 from data.sources.stream import EXAMPLES, GROUP, StreamAddress
-from data.validation import EventRules
 
 MESSAGES_PER_CHUNK = 20_000
 

@@ -12,8 +12,8 @@ from typing import Protocol, Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from cluster.errors import TowerlineError
+from data.quality.validation import EventRules
 from data.sources.source import Source
-from data.validation import EventRules
 
 GROUP = "towerline"
 EXAMPLES = "kafka://127.0.0.1:9092/TOPIC?group=towerline or redis://127.0.0.1:6379/0?stream=NAME&group=towerline"

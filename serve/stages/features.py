@@ -5,10 +5,10 @@ from datetime import datetime
 
 import polars as pl
 
-from data.brought import BROUGHT_ITEMS, BROUGHT_VALUE, brought_events
-from data.entity_state import THE_ONLY_ID
 from data.features import ALL_MEAN_VALUE, TIME
-from data.online_store import OnlineStore
+from data.online.brought import BROUGHT_ITEMS, BROUGHT_VALUE, brought_events
+from data.online.entity_state import THE_ONLY_ID
+from data.online.store import OnlineStore
 from data.schema import EVENT_TIME, USER_ATTRIBUTES, USER_EVENT_COUNT, USER_ID, USER_MEAN_VALUE
 from data.views import EVERYTHING, USER
 from serve.batch import Batch, without

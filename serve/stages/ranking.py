@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from data.features import COUNTED_EVENTS, with_item_share
-from data.online_store import OnlineStore
+from data.online.store import OnlineStore
 from data.views import ITEM
 from serve.batch import Batch, Codes, without
 from serve.variant import Variant

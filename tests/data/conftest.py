@@ -10,8 +10,8 @@ import pytest
 
 from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
+from data.quality.validation import polars_schema
 from data.schema import EVENTS, ITEMS, QUARANTINE, USERS
-from data.validation import polars_schema
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import polars as pl
 
 from cluster.provenance import ROOT
+from data.online.stream_progress import StreamProgress
+from data.online.stream_quarantine import StreamQuarantine
+from data.online.streaming import Follower
+from data.quality.validation import EventRules
 from data.sources.stream import open_stream
-from data.stream_progress import StreamProgress
-from data.stream_quarantine import StreamQuarantine
-from data.streaming import Follower
-from data.validation import EventRules
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
+from data.quality.validation import EventRules
 from data.sources.stream import Message
-from data.validation import EventRules
 
 SENT = datetime.now(UTC) - timedelta(seconds=1)
 

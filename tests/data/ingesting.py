@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from data.dataset import Dataset
-from data.validation import EventRules
+from data.quality.validation import EventRules
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 RULES = EventRules(now=NOW, columns={"user_id": "who", "item_id": "what", "event_time": "when"}, time_unit="s")

@@ -11,11 +11,11 @@ import pytest
 import data.features
 from cluster.provenance import ROOT
 from cluster.settings import Settings
+from data.checks.leakage import check_leakage
 from data.dataset import Dataset
 from data.features import NEVER, views
-from data.leakage import check_leakage
-from data.online_store import open_online_store
-from data.point_in_time import features_at
+from data.online.store import open_online_store
+from data.temporal.point_in_time import features_at
 from data.views import USER, FeatureView
 
 NAMES = ["user_delights_30d", "user_seconds_since_delight"]

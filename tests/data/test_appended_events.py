@@ -10,10 +10,10 @@ from cluster.settings import Settings
 from data.dataset import Dataset, open_dataset
 from data.events import FIRST_APPENDED_ROW
 from data.features import NEVER, views
-from data.ingestion import ingest_appended
-from data.online_store import open_online_store
-from data.point_in_time import features_of
-from data.validation import EventRules
+from data.ingest.ingestion import ingest_appended
+from data.online.store import open_online_store
+from data.quality.validation import EventRules
+from data.temporal.point_in_time import features_of
 from data.views import USER, views_of
 
 HISTORIES = [["w", "x", "z", "y"], ["w", "x", "y"], ["x"]]

@@ -9,8 +9,8 @@ import pytest
 from cluster.errors import TowerlineError
 from cluster.provenance import ROOT
 from data.expectations import EVENT_RULES, DatasetExpectations, Expectations, read_expectations
-from data.rules import Context, OneOf, Present, Range, References, Type
-from data.table_rules import Distribution, Unique
+from data.quality.rules import Context, OneOf, Present, Range, References, Type
+from data.quality.table_rules import Distribution, Unique
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 EXAMPLE = ROOT / "jobs/configs/expectations.toml"

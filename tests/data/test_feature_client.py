@@ -14,10 +14,10 @@ from data.aggregations import Count, Mean
 from data.dataset import Dataset, write_dataset
 from data.feature_client import Features
 from data.features import ITEM_FEATURES, NEVER, TIME, USER_FEATURES, user_activity
-from data.online_store import open_online_store
-from data.point_in_time import features_of
+from data.online.store import open_online_store
+from data.quality.validation import polars_schema
 from data.schema import EVENTS, ITEMS, QUARANTINE, USERS
-from data.validation import polars_schema
+from data.temporal.point_in_time import features_of
 from data.views import ITEM, USER, FeatureView
 
 START = datetime(2024, 5, 1, tzinfo=UTC)

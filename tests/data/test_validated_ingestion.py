@@ -8,9 +8,9 @@ import pytest
 
 from cluster.errors import TowerlineError
 from data.expectations import DatasetExpectations, read_expectations
-from data.ingestion import Ingested, TabularSource, ingest_files
-from data.validation import EventRules
-from data.validation_report import ValidationReport, read_validation
+from data.ingest.ingestion import Ingested, TabularSource, ingest_files
+from data.quality.validation import EventRules
+from data.quality.validation_report import ValidationReport, read_validation
 
 RULES = EventRules(
     now=datetime(2024, 6, 1, tzinfo=UTC),

@@ -11,8 +11,8 @@ import pytest
 
 from cluster.assets import MOVIELENS_100K, fetch
 from data.dataset import open_dataset
-from data.offline_store import read_examples
-from data.pipeline import examples_folder
+from data.offline.pipeline import examples_folder
+from data.offline.store import read_examples
 from tests.train.planted import HISTORY, plant
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.assets import MOVIELENS_100K, fetch
 from cluster.provenance import ROOT
-from data.ingestion import ingest_movielens
+from data.ingest.ingestion import ingest_movielens
 
 
 @pytest.mark.cluster

@@ -15,7 +15,7 @@ import redis
 
 from cluster.provenance import ROOT
 from cluster.settings import Settings
-from data.online_store import OnlineStore, open_online_store
+from data.online.store import OnlineStore, open_online_store
 from data.views import USER
 from tests.data.consumer import event, wait_until
 from tests.data.servers import RedisServer

@@ -12,8 +12,8 @@ import pytest
 
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
-from data.ingestion import TabularSource, ingest_files
-from data.validation import EventRules
+from data.ingest.ingestion import TabularSource, ingest_files
+from data.quality.validation import EventRules
 from train.registry import load_challenger
 
 NOBODY = "http://127.0.0.1:9"

@@ -23,9 +23,9 @@ from cluster.settings import Settings
 from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
 from data.features import feature_fingerprints, views, with_sequence
-from data.online_store import OnlineStore, open_online_store
+from data.online.store import OnlineStore, open_online_store
+from data.quality.validation import polars_schema
 from data.schema import QUARANTINE
-from data.validation import polars_schema
 from serve.batch import Batch, Stage
 from serve.decisions import DecisionLog
 from serve.graph import Graph, GraphConfig, StageName, StageUnavailableError

@@ -13,7 +13,7 @@ import pytest
 
 from data.dataset import Dataset
 from data.features import feature_fingerprints
-from data.online_store import OnlineStore
+from data.online.store import OnlineStore
 from serve.decisions import read_decisions
 from serve.variant import Variant
 from tests.serve.conftest import HISTORY

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 
 from cluster.settings import Settings
+from data.checks.skew import Skew, find_skew
 from data.dataset import Dataset
 from data.features import feature_fingerprints, views
-from data.online_store import OnlineStore, open_online_store
-from data.skew import Skew, find_skew
+from data.online.store import OnlineStore, open_online_store
 from serve.decisions import Decision, StoreVersion
 from serve.logged_reads import logged_reads, sample_decisions
 from tests.serve.conftest import HISTORY, ITEMS, USERS, Answering, published

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from data.online_store import OnlineStore
+from data.online.store import OnlineStore
 from serve.http import MAX_BODY
 from serve.problems import Problem
 from serve.variant import Variant

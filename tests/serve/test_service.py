@@ -10,7 +10,7 @@ import pytest
 from cluster.settings import Settings
 from data.dataset import Dataset
 from data.features import views
-from data.online_store import open_online_store
+from data.online.store import open_online_store
 from serve.decisions import Decision, read_decisions
 from tests.serve.conftest import HISTORY, Answering
 

@@ -9,10 +9,10 @@ import polars as pl
 
 from data.dataset import Dataset, write_dataset
 from data.events import with_event_ids
+from data.offline.pipeline import build_examples, examples_folder
 from data.parallel import in_process
-from data.pipeline import build_examples, examples_folder
+from data.quality.validation import polars_schema
 from data.schema import EVENTS, ITEMS, QUARANTINE, USERS
-from data.validation import polars_schema
 
 GROUPS, GROUP_SIZE, USERS_PER_GROUP = 3, 20, 80
 HISTORY = 12
@@ -28,7 +28,7 @@ class Planted:
     home: Path
     dataset: Dataset
     folder: Path
-    """Of the examples, as `data.pipeline.build_examples` leaves it."""
+    """Of the examples, as `data.offline.pipeline.build_examples` leaves it."""
 
 
 def item_id(group: int, place: int) -> str:

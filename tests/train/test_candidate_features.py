@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from data.features import ITEM_FEATURE_COLUMNS
-from data.offline_store import read_examples
+from data.offline.store import read_examples
 from tests.train.planted import Planted
 from train.encoding import encode_users
 from train.models.candidate_features import (

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data.examples import examples_of
-from data.offline_store import read_examples
+from data.offline.examples import examples_of
+from data.offline.store import read_examples
 from data.schema import EVENTS
 from data.splits import TRAIN
 from tests.train.planted import HISTORY, Planted

@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data.offline_store import read_examples
+from data.offline.store import read_examples
 from data.splits import TEST, protocol_hash
 from tests.train.conftest import DonePath
 from tests.train.planted import Planted

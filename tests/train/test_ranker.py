@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from data.offline_store import read_examples
+from data.offline.store import read_examples
 from tests.train.planted import Planted
 from train.encoding import MAX_ATTRIBUTES
 from train.models.candidate_features import CANDIDATE_FEATURES, RETRIEVAL_SCORE, USER_FEATURES, Codes, Floats

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cluster.errors import TowerlineError
-from data.offline_store import read_examples
+from data.offline.store import read_examples
 from data.splits import TRAIN, VALIDATION
 from tests.train.planted import Planted
 from train.candidates import ItemFeatures, find_candidates

@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import TowerlineError
 from cluster.provenance import git_commit, versions
 from data.features import feature_fingerprints
-from data.offline_store import read_examples
+from data.offline.store import read_examples
 from tests.train.conftest import RANKING, RETRIEVAL, DonePath
 from tests.train.planted import HISTORY, NEVER_CHOSEN, Planted
 from train.models.candidate_features import ranker_fingerprints

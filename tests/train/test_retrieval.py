@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cluster.errors import TowerlineError
-from data.offline_store import read_examples
+from data.offline.store import read_examples
 from data.splits import TEST, TRAIN, VALIDATION
 from tests.train.conftest import RETRIEVAL, DonePath
 from tests.train.planted import NEVER_CHOSEN, Planted

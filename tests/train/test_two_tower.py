@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from data.offline_store import read_examples
+from data.offline.store import read_examples
 from tests.train.planted import NEVER_CHOSEN, Planted, item_id
 from train.encoding import UserBatch, encode_users
 from train.models.retrieval import RetrievalModel

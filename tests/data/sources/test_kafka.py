@@ -11,10 +11,10 @@ import confluent_kafka.admin
 import pytest
 
 from cluster.errors import TowerlineError
+from data.quality.validation import EventRules
 from data.sources.kafka import KafkaTopic
 from data.sources.kafka_group import KafkaSubscription
 from data.sources.stream import Message, StreamAwayError, open_stream
-from data.validation import EventRules
 from tests.data.consumer import Store, consume, event, following, quarantined, start_consumer, wait_until
 from tests.data.servers import KafkaBroker
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from data.quality.validation import EventRules, validate_events
 from data.sources.messages import columns_of, rows_of
 from data.sources.stream import Message
-from data.validation import EventRules, validate_events
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 SENT = datetime(2024, 4, 1, 12, 30, 0, 250_000, tzinfo=UTC)

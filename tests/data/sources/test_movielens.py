@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.assets import MOVIELENS_100K, fetch
-from data.ingestion import Ingested, ingest_movielens
+from data.ingest.ingestion import Ingested, ingest_movielens
 from data.sources import movielens
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)

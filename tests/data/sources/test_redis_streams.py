@@ -10,10 +10,10 @@ import pytest
 import redis
 
 from cluster.errors import TowerlineError
+from data.quality.validation import EventRules
 from data.sources import redis_group
 from data.sources.redis_streams import RedisStream
 from data.sources.stream import StreamAwayError, open_stream
-from data.validation import EventRules
 from tests.data.consumer import Store, consume, event, follower, following, quarantined, start_consumer, wait_until
 from tests.data.servers import RedisServer
 

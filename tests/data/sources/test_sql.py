@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cluster.errors import TowerlineError
-from data.ingestion import TabularSource, ingest_files
+from data.ingest.ingestion import TabularSource, ingest_files
+from data.quality.validation import EventRules
 from data.sources import sql
 from data.sources.sql import SqlQuery, is_database
-from data.validation import EventRules
 from tests.data.postgres import PostgresServer
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)

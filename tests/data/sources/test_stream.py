@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import pytest
 
 from cluster.errors import TowerlineError
+from data.quality.validation import EventRules
 from data.sources.kafka import KafkaTopic
 from data.sources.redis_streams import RedisStream
 from data.sources.stream import is_stream, open_stream
-from data.validation import EventRules
 
 RULES = EventRules(datetime(2024, 5, 1, tzinfo=UTC))
 

@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from data.brought import brought_events
 from data.dataset import Dataset, write_dataset
 from data.features import NEVER, TIME, user_activity
-from data.online_store import OnlineStore
-from data.point_in_time import features_of
+from data.online.brought import brought_events
+from data.online.store import OnlineStore
+from data.temporal.point_in_time import features_of
 from serve.batch import Batch, Call
 from serve.stages.features import Features
 from serve.variant import Variant

@@ -11,8 +11,8 @@ from polars.testing import assert_frame_equal
 
 from data.dataset import Dataset
 from data.features import ITEM_FEATURE_COLUMNS, ITEM_FEATURES, ITEM_POPULARITY, NEVER, TIME, with_item_share
-from data.online_store import OnlineStore
-from data.point_in_time import features_of
+from data.online.store import OnlineStore
+from data.temporal.point_in_time import features_of
 from serve.batch import Batch, Call, Stage
 from serve.graph import RANKED, StageName, run_stages
 from serve.stages.filter import Filter

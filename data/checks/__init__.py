@@ -1,0 +1,1 @@
+"""Proofs: `leakage` that no view sees the future, `skew` that online equals offline."""

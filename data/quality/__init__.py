@@ -1,0 +1,1 @@
+"""What rows, tables and columns must keep, and the report of what came in."""
