@@ -13,7 +13,7 @@ from train.index import Codes, Floats
 from train.vocabulary import Vocabulary
 
 
-class Ranks(Protocol):
+class Recommends(Protocol):
     """Anything that ranks the catalogue for users at a moment."""
 
     def recommend(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> Codes:
@@ -23,7 +23,7 @@ class Ranks(Protocol):
         """
 
 
-class Recommender(Ranks, Protocol):
+class Recommender(Recommends, Protocol):
     """What learns from events alone, and knows items that are like another."""
 
     def fit(self, events: pl.DataFrame, vocabulary: Vocabulary) -> None:
