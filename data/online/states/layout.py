@@ -164,7 +164,10 @@ class StateLayout:
 
     @cached_property
     def ratios(self) -> tuple[tuple[int, Ratio], ...]:
-        """(view, how it follows from the cells, window by window) of counts, sums, means, rates and distinct counts."""
+        """(view, how it follows from the cells, window by window) of counts, sums, means, rates and distinct counts.
+
+        Those that are divided by a cell come first: side by side they are divided at once.
+        """
         found: list[tuple[int, Ratio]] = []
         for view, plan in enumerate(self.plans):
             offset = next((place for place, each in enumerate(self.summed) if each.view == view), 0)
@@ -175,7 +178,7 @@ class StateLayout:
                 if isinstance(each, Distinct):
                     cell = self.windows.index(each.window) * self.inputs + columns[view, each.of]
                     found.append((view, Ratio(feature, cell, None, 1.0, each.default)))
-        return tuple(found)
+        return tuple(sorted(found, key=lambda each: each[1].below is None))
 
     @cached_property
     def finishing(self) -> Ratios:

@@ -39,7 +39,11 @@ class Reader:
 
     def __init__(self, layout: StateLayout) -> None:
         self._layout = layout
-        self._inputs = np.arange(layout.inputs)
+        finishing = layout.finishing
+        self._from_cells = len(finishing.above)
+        self._window_of, self._input_of = np.divmod(
+            np.concatenate([finishing.above, finishing.below]), layout.inputs or 1
+        )
         self._longest = np.array([_longest_age_us(view.ttl) for view in layout.views], dtype=np.int64)
         self._longest_of_one = self._longest.tolist()
         self._begins = (NEVER_US, np.empty(0, dtype=np.int64))
@@ -47,10 +51,14 @@ class Reader:
         self._views = np.array([view for view, _ in numbers], dtype=np.int64)
         defaults: list[Any] = [layout.views[view].features[feature].default for view, feature in numbers]
         self._defaults = np.array([np.nan if each is None else float(each) for each in defaults])
-        self._since = np.array([view for view, _ in layout.since], dtype=np.int64)
-        self._decayed = np.array([each.view for each in layout.decayed], dtype=np.int64)
-        self._others = len(numbers) > len(layout.ratios)
-        self._minus_half_lives = np.array([-each.half_life_us for each in layout.decayed], dtype=np.float64)
+        self._others = len(numbers) > self._from_cells
+        aged = [
+            *((view, 1e6) for view, _ in layout.since),
+            *((each.view, -each.half_life_us) for each in layout.decayed),
+        ]
+        self._aged = np.array([view for view, _ in aged], dtype=np.int64)
+        self._time_units = np.array([unit for _, unit in aged], dtype=np.float64)
+        """What an age is divided by: a second, or a half-life that goes by."""
 
     def numbers(self, values: Sequence[bytes], at_us: int) -> Floats:
         """(values, `layout.numbers`) as of a moment, or as of each state's clock if that is later."""
@@ -64,17 +72,20 @@ class Reader:
         """As `numbers`, of values that are unpacked already."""
         layout, moments = self._layout, packed.moments(at_us)
         ages = moments - packed.newest_times
-        parts = [layout.finishing.finish(self._cells(packed, moments))]
-        if layout.since:
-            parts.append(ages.take(self._since, axis=1) / 1e6)
-        if layout.decayed:
-            half_lives = ages.take(self._decayed, axis=1) / self._minus_half_lives
-            parts.append(np.exp2(half_lives, out=half_lives) * packed.decayed)
-        if layout.latest:
-            parts.append(packed.latest)
-        finished = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        finished = np.empty((len(ages), len(self._views)))
+        self._finish_cells(packed, moments, finished[:, : self._from_cells])
+        if self._others:
+            others = finished[:, self._from_cells :]
+            aged = others[:, : len(self._aged)]
+            np.divide(ages.take(self._aged, axis=1), self._time_units, out=aged)
+            if layout.decayed:
+                decayed = aged[:, len(layout.since) :]
+                np.exp2(decayed, out=decayed)
+                decayed *= packed.decayed
+            if layout.latest:
+                others[:, len(self._aged) :] = packed.latest
         is_known = ages <= self._longest
-        if is_known.all():
+        if False not in is_known.tobytes():
             return finished
         return np.where(is_known.take(self._views, axis=1), finished, self._defaults)
 
@@ -129,8 +140,8 @@ class Reader:
         own = layout.numbers[: len(layout.numbers) - len(layout.latest)]
         return {feature: types.get(layout.views[view].dtype(feature), np.float64) for view, feature in own}
 
-    def _cells(self, packed: Packed, moments: Words | int) -> Words:
-        """(entities, windows x inputs): the row of each window's first live tile."""
+    def _finish_cells(self, packed: Packed, moments: Words | int, finished: Floats) -> None:
+        """(entities, ratios): what follows from the rows of each window's first live tile."""
         layout = self._layout
         if isinstance(moments, int):
             begins = self._begins_at(moments)
@@ -138,8 +149,10 @@ class Reader:
             begins = np.stack([self._begins_at(moment) for moment in moments[:, 0].tolist()])
         rows = self._search(packed, begins) * layout.inputs
         rows += packed.sums_at[:, None]
-        cells = packed.words.take(rows[:, :, None] + self._inputs)
-        return cells.reshape(len(rows), cells.shape[1] * cells.shape[2])
+        places = rows.take(self._window_of, axis=1)
+        places += self._input_of
+        cells = packed.words.take(places)
+        layout.finishing.finish_into(finished, cells[:, : self._from_cells], cells[:, self._from_cells :])
 
     def _search(self, packed: Packed, begins: Words) -> Words:
         """(entities, windows): the number of tiles before the window's beginning."""

@@ -62,7 +62,7 @@ class RedisConnection:
     def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of some keys, in one round trip."""
         try:
-            return self._fast_mget([key.encode() for key in keys])
+            return self._fast_mget(keys)
         except UnusualReplyError:
             found: Any = self.patiently(lambda: self.client.mget(keys))
             return list(found)

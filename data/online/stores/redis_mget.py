@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import redis
 
-FIRST_BUFFER = 1 << 16
+RECEIVED_AT_ONCE = 1 << 16
 _LINE_END = b"\r\n"
 
 
@@ -28,7 +28,7 @@ class FastMget:
         self._pool = pool
         self._thread = threading.local()
 
-    def __call__(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def __call__(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of some keys. Raises UnusualReplyError if they are to be asked for in another way."""
         conversation: _Conversation | None = getattr(self._thread, "conversation", None)
         try:
@@ -49,49 +49,52 @@ class FastMget:
 
 
 class _Conversation:
-    """A connection and what was received over it."""
+    """A connection of a process."""
 
     def __init__(self, pool: "redis.ConnectionPool") -> None:
         self.process = os.getpid()
         self.connection = cast("Any", pool.make_connection())
         self.connection.connect()
         self._socket = self.connection._sock
-        self._received = bytearray(FIRST_BUFFER)
-        self._filled = 0
 
-    def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of some keys. Raises ValueError if the reply is none."""
-        command = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1), *[b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]]
-        self._socket.sendall(b"".join(command))
-        self._filled = 0
-        received, at = self._received, 0
+        self._socket.sendall(_command(keys))
+        received, at = self._more(b""), 0
         values: list[bytes | None] = []
         for number in range(-1, len(keys)):
-            end = received.find(_LINE_END, at, self._filled)
+            end = received.find(_LINE_END, at)
             while end < 0:
-                received = self._receive()
-                end = received.find(_LINE_END, at, self._filled)
+                received, at = self._more(received[at:]), 0
+                end = received.find(_LINE_END)
             size, at = int(received[at + 1 : end]), end + 2
             if number < 0:
                 continue
             if size < 0:
                 values.append(None)
                 continue
-            while self._filled < at + size + 2:
-                received = self._receive()
-            values.append(bytes(received[at : at + size]))
-            at += size + 2
-        if at != self._filled:
-            raise ValueError(f"{self._filled - at} bytes after the reply")
+            while len(received) < at + size + 2:
+                received, at = self._more(received[at:]), 0
+            end = at + size
+            values.append(received[at:end])
+            at = end + 2
+        if at != len(received):
+            raise ValueError(f"{len(received) - at} bytes after the reply")
         return values
 
-    def _receive(self) -> bytearray:
-        """Receive more, into a buffer that grows."""
-        if self._filled == len(self._received):
-            self._received += bytes(len(self._received))
-        with memoryview(self._received) as view:
-            count = self._socket.recv_into(view[self._filled :])
-        if count == 0:
+    def _more(self, rest: bytes) -> bytes:
+        """What is left of what was received, and what is received next."""
+        received: bytes = self._socket.recv(RECEIVED_AT_ONCE)
+        if not received:
             raise ConnectionError("Redis closed the connection")
-        self._filled += count
-        return self._received
+        return rest + received
+
+
+def _command(keys: Sequence[str]) -> bytes:
+    """MGET as Redis reads it: every word after its length in bytes."""
+    begin = f"*{len(keys) + 1}\r\n$4\r\nMGET\r\n"
+    command = begin + "".join([f"${len(key)}\r\n{key}\r\n" for key in keys])
+    if command.isascii():
+        return command.encode()
+    encoded = [key.encode() for key in keys]
+    return begin.encode() + b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in encoded])
