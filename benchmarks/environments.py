@@ -1,5 +1,6 @@
 """Python environments for what our own must not hold, made in the cache folder when they are first needed."""
 
+import hashlib
 import subprocess
 import venv
 from pathlib import Path
@@ -12,12 +13,22 @@ DUCKDB = "duckdb==1.4.1"
 
 def python_with(*requirements: str) -> Path:
     """The Python of an environment with pinned requirements; the first names its folder."""
-    folder = cache_folder() / f"bench-{requirements[0].partition('[')[0].replace('==', '-')}"
+    return _environment(requirements[0].partition("[")[0].replace("==", "-"), requirements[0], requirements)
+
+
+def python_from(requirements: Path) -> Path:
+    """The Python of an environment with all that a file of pinned requirements lists."""
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:8]
+    return _environment(f"{requirements.stem}-{digest}", requirements.name, ("--requirement", str(requirements)))
+
+
+def _environment(name: str, what: str, arguments: tuple[str, ...]) -> Path:
+    folder = cache_folder() / f"bench-{name}"
     python, complete = folder / "bin" / "python", folder / ".complete"
     if not complete.exists():
-        print(f"setting up {requirements[0]} in {folder}", flush=True)
+        print(f"setting up {what} in {folder}", flush=True)
         venv.create(folder, clear=True, with_pip=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", *requirements]
+        command = [str(python), "-m", "pip", "install", "--quiet", *arguments]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             raise TowerlineError(
