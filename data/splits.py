@@ -10,6 +10,9 @@ from data.schema import EVENT_TIME, SOURCE_ROW, SPLIT, USER_ID
 TRAIN = "train"
 VALIDATION = "validation"
 TEST = "test"
+FOLD_IN = "fold-in"
+"""What is told of a held-out user: it neither trains nor is asked for."""
+UNUSED = "unused"
 
 TOTAL_ORDER = [EVENT_TIME, SOURCE_ROW]
 """The strict total order of events: time, then the row of the source. Many sources have ties in time."""
@@ -28,11 +31,16 @@ def protocol_hash(protocol: str = LEAVE_ONE_OUT_PROTOCOL) -> str:
     return hashlib.sha256(protocol.encode()).hexdigest()[:12]
 
 
-def assign_splits(events: pl.DataFrame) -> pl.DataFrame:
-    """Add `split` and sort by the total order. Works on any set of whole users: one bucket or the full table."""
-    from_last = pl.int_range(pl.len()).reverse().over(USER_ID)
+def assign_splits(events: pl.DataFrame, cut_off: int = 0) -> pl.DataFrame:
+    """Add `split` and sort by the total order. Works on any set of whole users: one bucket or the full table.
+
+    `cut_off`: so many of every user's last events are left out (`UNUSED`), as if they had not happened yet.
+    """
+    from_last = pl.int_range(pl.len()).reverse().over(USER_ID) - cut_off
     splits = (
-        pl.when(pl.len().over(USER_ID) < EVENTS_TO_HOLD_OUT)
+        pl.when(from_last < 0)
+        .then(pl.lit(UNUSED))
+        .when(pl.len().over(USER_ID) < EVENTS_TO_HOLD_OUT + cut_off)
         .then(pl.lit(TRAIN))
         .when(from_last == 0)
         .then(pl.lit(TEST))

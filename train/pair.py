@@ -1,0 +1,43 @@
+"""The trained pair as recommenders: retrieval alone, and retrieval with the ranker behind it."""
+
+import numpy as np
+import polars as pl
+
+from train.candidates import ItemFeatures
+from train.index import Codes
+from train.models.ranking import RankingModel
+from train.models.retrieval import RetrievalModel
+
+
+class TwoTowerRecommender:
+    """Retrieval alone."""
+
+    def __init__(self, retrieval: RetrievalModel) -> None:
+        self._retrieval = retrieval
+
+    def recommend(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> Codes:
+        """The items whose vectors are nearest to the user's."""
+        return self._retrieval.index.search(self._retrieval.encode_users(rows), count, exclude)[0]
+
+
+class RankedRecommender:
+    """Retrieval, then the ranker over its first candidates; what lies behind them keeps the retrieval order."""
+
+    def __init__(
+        self, retrieval: RetrievalModel, ranking: RankingModel, items: ItemFeatures, num_candidates: int
+    ) -> None:
+        self._retrieval = retrieval
+        self._ranking = ranking
+        self._items = items
+        self._num_candidates = num_candidates
+
+    def recommend(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> Codes:
+        """The candidates in the ranker's order, then the rest."""
+        users_BD = self._retrieval.encode_users(rows)
+        codes_BK, scores_BK = self._retrieval.index.search(users_BD, max(count, self._num_candidates), exclude)
+        head_BK, head_scores_BK = codes_BK[:, : self._num_candidates], scores_BK[:, : self._num_candidates]
+        features_BKF = self._items.at(rows, head_BK)
+        logits_BK = self._ranking.score(rows, head_BK, head_scores_BK, features_BKF, self._retrieval)
+        order_BK = np.argsort(-logits_BK, axis=1, kind="stable")
+        reranked_BK = np.take_along_axis(head_BK, order_BK, axis=1)
+        return np.concatenate([reranked_BK, codes_BK[:, self._num_candidates :]], axis=1)[:, :count]
