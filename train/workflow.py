@@ -13,7 +13,7 @@ Every training has a name made from all that decides its outcome. One that was i
 import hashlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,15 +26,18 @@ from cluster.provenance import git_commit, versions
 from cluster.settings import Settings
 from data.dataset import Dataset
 from data.offline.store import read_examples, read_feature_manifest
-from data.schema import SPLIT
 from data.splits import TEST, TRAIN, VALIDATION
 from train.candidates import ItemFeatures
-from train.evaluation import Evaluation, RankedRecommender, Recommender, TwoTowerRecommender, evaluate
+from train.cases import cases, training_events
+from train.evaluation import Evaluation, Measurements, measure
 from train.loop import EpochResult, FitConfig
 from train.models.baselines import ItemItem, Popularity
 from train.models.candidate_features import ranker_fingerprints
 from train.models.retrieval import RetrievalModel
+from train.pair import RankedRecommender, TwoTowerRecommender
+from train.protocols import EvaluationProtocol, LeaveOneOut
 from train.ranking import RankingConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
+from train.recommender import Recommends
 from train.registry import (
     CHALLENGER,
     Kind,
@@ -56,6 +59,7 @@ from train.retrieval import (
 from train.scaling import Scaling
 from train.tracking import TrackingTarget, start_run
 from train.trainer import delete_run
+from train.vocabulary import Vocabulary
 
 TRAIN_SPLIT = TrainingRows()
 ALL_EVENTS = TrainingRows(splits=(TRAIN, VALIDATION, TEST))
@@ -74,6 +78,8 @@ class Workflow:
     scaling: Scaling
     progress: Callable[[EpochResult], None] | None = None
     """Called after each epoch."""
+    protocol: EvaluationProtocol = field(default_factory=LeaveOneOut)
+    """What trains and what is asked for."""
     _names: set[str] = field(default_factory=set)
 
     @cached_property
@@ -118,18 +124,24 @@ class Workflow:
         self, retrieval: RetrievalModel, ranking: TrainedRanking | None = None, num_candidates: int = 100
     ) -> Evaluation:
         """Step 4: the baselines, the two-tower and, if given, the two-tower with the ranker, on the test events."""
-        train_events = self.examples.filter(pl.col(SPLIT) == TRAIN)
         vocabulary = retrieval.vocabulary
-        recommenders: dict[str, Recommender] = {
-            "popularity": Popularity(train_events, vocabulary),
-            "item_item": ItemItem(train_events, vocabulary),
-            "two_tower": TwoTowerRecommender(retrieval),
-        }
+        recommenders = self.baselines(vocabulary)
+        recommenders["two_tower"] = TwoTowerRecommender(retrieval)
         if ranking is not None:
             items = ItemFeatures(self.dataset.events(), vocabulary)
-            ranked = RankedRecommender(retrieval, ranking.model, items, num_candidates)
-            recommenders["two_tower_ranker"] = ranked
-        return evaluate(recommenders, self.examples, vocabulary)
+            recommenders["two_tower_ranker"] = RankedRecommender(retrieval, ranking.model, items, num_candidates)
+        return self.measure(recommenders, vocabulary).evaluation
+
+    def baselines(self, vocabulary: Vocabulary) -> dict[str, Recommends]:
+        """What the models are measured against, fitted on the train split."""
+        train_events = training_events(self.protocol, self.dataset.events())
+        return {"popularity": Popularity(train_events, vocabulary), "item_item": ItemItem(train_events, vocabulary)}
+
+    def measure(self, recommenders: Mapping[str, Recommends], vocabulary: Vocabulary) -> Measurements:
+        """Any recommenders on the test events."""
+        length = read_feature_manifest(self.examples_folder).history_length
+        asked = cases(self.protocol, self.dataset.events(), self.dataset.users(), vocabulary, history_length=length)
+        return measure(recommenders, asked, self.dataset.items())
 
     def refit_retrieval(self, config: RetrievalConfig, epochs: int) -> TrainedRetrieval:
         """Step 5: on all events."""
@@ -212,7 +224,7 @@ class Workflow:
         """A name that changes with whatever changes the outcome, so that only the same training is gone on with."""
         decisive |= {
             "examples": str(self.examples_folder),
-            "scaling": self.scaling.model_dump(mode="json"),
+            "scaling": self.scaling.decisive,
             "commit": git_commit(),
         }
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
