@@ -37,11 +37,16 @@ class DataFile:
 
     @contextmanager
     def open(self) -> Iterator[pa.NativeFile]:
-        """The file, to be read at random. Raises TowerlineError if it is gone."""
+        """The file, to be read at random. Raises TowerlineError if it is gone, or cannot be reached."""
         try:
             file = self.filesystem.open_input_file(self.path)
         except FileNotFoundError as error:
             raise TowerlineError(f"{self.name} does not exist any more; was it moved while it was read?") from error
+        except OSError as error:
+            raise TowerlineError(
+                f"{self.name} cannot be opened ({error}); check that you may read it and that its storage answers, "
+                "then run the job again"
+            ) from error
         with file:
             yield file
 

@@ -1,4 +1,4 @@
-"""Real servers for the tests: Redis and a Kafka broker, each on a free port of this machine, ended by their process."""
+"""Servers for the tests, each on a free port and ended by their process: Redis, a Kafka broker and an S3."""
 
 import importlib.resources
 import os
@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -15,6 +16,8 @@ from typing import Self
 
 import confluent_kafka
 import confluent_kafka.admin
+import httpx
+import pyarrow.fs as pafs
 import redis
 
 START_SECONDS = 30
@@ -116,6 +119,34 @@ class KafkaBroker(Server):
         try:
             return bool(client.list_topics(timeout=1).brokers)
         except confluent_kafka.KafkaException:
+            return False
+
+
+class S3Server(Server):
+    """The S3 that comes with `moto`. It keeps everything in memory."""
+
+    @property
+    def options(self) -> str:
+        """What follows the `?` of an address in it."""
+        return f"endpoint_override=127.0.0.1%3A{self.port}&scheme=http&region=us-east-1"
+
+    @property
+    def filesystem(self) -> pafs.S3FileSystem:
+        """Everything in it."""
+        return pafs.S3FileSystem(
+            access_key="user", secret_key="secret", region="us-east-1", scheme="http",
+            endpoint_override=f"127.0.0.1:{self.port}",
+            allow_bucket_creation=True,
+        )  # fmt: skip
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port)]
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/moto-api/", timeout=1).is_success
+        except httpx.HTTPError:
             return False
 
 
