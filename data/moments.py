@@ -1,6 +1,7 @@
 """Moments in time from whatever a source writes: timestamps, epoch numbers or ISO 8601 text, all to µs since 1970 UTC.
 
-A moment without a time zone is taken as UTC.
+A moment without a time zone is taken as UTC: raw data often says none. Who computes moments in code is asked for one
+(`data.offline.feature_join`): there a local time would be a mistake that nobody sees.
 """
 
 from typing import Literal

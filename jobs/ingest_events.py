@@ -1,13 +1,10 @@
 """Read events, items and users into a data set: your own, or MovieLens-100K, which comes along.
 
 Events come from Parquet, CSV or JSON Lines (a file, a folder, a glob, at any address such as s3://…), from a database
-(postgresql://…) or from a stream (kafka://…, redis://…).
+(postgresql://…) or from a stream (kafka://…, redis://…). Times without a time zone are taken as UTC.
 """
 
 import argparse
-from contextlib import ExitStack
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.job import run_job
@@ -45,37 +42,17 @@ def _names(text: str) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Read, validate, write, and say what became of every row. Ray is started when there is something to read."""
+    """Read, validate, write, and say what became of every row."""
     asked, settings = parse(arguments), Settings()
 
     from cluster.reports import ReportClock
-    from data.expectations import read_expectations
-    from data.ingest.ingestion import TabularSource, ingest, ingest_appended
-    from data.online.store import open_online_store
-    from data.parallel import on_ray_when_needed
-    from data.quality.validation import EventRules
-    from data.sources.location import without_secrets
-    from data.sources.partitions import Partitions
+    from data.ingest.request import IngestionRequest
     from data.summary import print_ingested, report_ingested
 
-    clock = ReportClock("ingest_events")
-    columns = dict(pair.partition("=")[::2] for pair in asked.columns)
-    rules = EventRules(datetime.now(UTC), columns, asked.time_unit, asked.event_type)
-    expectations = read_expectations(asked.expectations)
-    partitions = Partitions.parse(asked.partitions, may_have_gaps=asked.allow_missing_partitions)
-    named = {name: getattr(asked, name) for name in TabularSource.__dataclass_fields__ if name != "partitions"}
-    source = TabularSource(**named, partitions=partitions)
-    with ExitStack() as session:
-        run, home, name = on_ray_when_needed(settings, session), settings.home, asked.dataset
-        if asked.appended:
-            events = open_online_store(settings, name).appended_events()
-            rules = replace(rules, now=datetime.now(UTC))
-            ingested = ingest_appended(home, name, events, rules, expectations=expectations, run=run)
-        else:
-            ingested = ingest(home, name, source, rules, expectations=expectations, append=asked.append, run=run)
+    clock, request = ReportClock("ingest_events"), IngestionRequest(**vars(asked))
+    ingested = request.fulfil(settings)
     print_ingested(ingested)
-    config = {**vars(asked), "events": without_secrets(asked.events or "")}
-    report_ingested(clock, ingested, config).write(settings.home)
+    report_ingested(clock, ingested, request.shown()).write(settings.home)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-import resource
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -153,18 +153,16 @@ def test_refused_and_nothing_is_written(tmp_path: Path, text: str, message: str)
     assert not (home / "datasets").exists()
 
 
-def test_a_file_over_the_limit_for_files_leaves_the_old_version(tmp_path: Path) -> None:
-    """RLIMIT_FSIZE: the one quota that needs no root."""
+def test_a_file_over_the_limit_for_files_leaves_the_old_version(
+    tmp_path: Path, limit_files: Callable[[int], None]
+) -> None:
     old = ingest_files(tmp_path, "mine", TabularSource(events_file(tmp_path)), RULES).dataset
     raw_events(53, 30_000).write_parquet(tmp_path / "e.parquet")
     before = sorted(tmp_path.rglob("*"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    try:
-        with pytest.raises(TowerlineError, match=r"larger than the limit for files .*; raise the limit; nothing was"):
-            ingest_files(tmp_path, "mine", TabularSource(tmp_path / "e.parquet"), RULES)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    limit_files(50_000)
+    with pytest.raises(TowerlineError, match=r"larger than the limit for files .*; raise the limit; nothing was"):
+        ingest_files(tmp_path, "mine", TabularSource(tmp_path / "e.parquet"), RULES)
+    limit_files(-1)
     assert sorted(tmp_path.rglob("*")) == before
     assert open_dataset(tmp_path, "mine") == old
 
