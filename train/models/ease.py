@@ -99,5 +99,5 @@ def solve(met_UI: scipy.sparse.csr_array, regularization: float) -> Floats:
     del gram_II
     inverse_II /= -inverse_II.diagonal().clone()
     inverse_II.diagonal().zero_()
-    weights_II: Floats = inverse_II.float().numpy()
+    weights_II: Floats = inverse_II.to(torch.float32, memory_format=torch.contiguous_format).numpy()
     return weights_II

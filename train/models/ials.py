@@ -5,6 +5,7 @@ scaled by frequency of Rendle et al., "Revisiting the performance of iALS on ite
 2022). Only item factors are kept: whoever asks is folded in from the history, met before or not.
 """
 
+import math
 from typing import Annotated, Literal
 
 import numpy as np
@@ -111,6 +112,6 @@ class IALS(CatalogueScorer[IALSConfig]):
     def _initial(self, met_IU: scipy.sparse.csr_array) -> Tensor:
         generator = torch.Generator().manual_seed(self.config.seed)
         dim = self.config.embedding_dim
-        items_ID = torch.randn((met_IU.shape[0], dim), generator=generator) * (INITIAL_SCALE / dim**0.5)
+        items_ID = torch.randn((met_IU.shape[0], dim), generator=generator) * (INITIAL_SCALE / math.sqrt(dim))
         items_ID[torch.from_numpy(np.diff(met_IU.indptr) == 0)] = 0
         return items_ID
