@@ -25,12 +25,9 @@ def miscalibration(ranked_BK: Codes, histories: Sequence[Codes], attributes_IA: 
     size = attributes_IA.shape[0]
     wanted_BA = _rows_to_one(_counts(histories, size) @ shared_IA)
     shown_BA = _rows_to_one(_counts(list(ranked_BK), size) @ shared_IA)
-    divergence_B = np.zeros(len(ranked_BK))
-    rows, columns = wanted_BA.nonzero()
-    wanted = np.asarray(wanted_BA[rows, columns]).ravel()
-    shown = np.asarray(shown_BA[rows, columns]).ravel()
-    smoothed = (1 - SMOOTHING) * shown + SMOOTHING * wanted
-    np.add.at(divergence_B, rows, wanted * np.log(wanted / smoothed))
+    smoothed_BA = scipy.sparse.csr_array((1 - SMOOTHING) * shown_BA + SMOOTHING * wanted_BA)
+    ratio_BA = _logarithms(wanted_BA) - _logarithms(smoothed_BA)
+    divergence_B = np.asarray(wanted_BA.multiply(ratio_BA).sum(axis=1)).ravel()
     is_known_B = (np.diff(wanted_BA.indptr) > 0) & (np.diff(shown_BA.indptr) > 0)
     return np.where(is_known_B, divergence_B, np.nan)
 
@@ -42,6 +39,13 @@ def _counts(lists: Sequence[Codes], size: int) -> scipy.sparse.csr_array:
     is_item = codes != UNKNOWN
     ones = np.ones(is_item.sum())
     return scipy.sparse.csr_array((ones, (rows[is_item], codes[is_item])), shape=(len(lists), size))
+
+
+def _logarithms(matrix: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """Of the entries that are not zero."""
+    logarithms = matrix.copy()
+    logarithms.data = np.log(logarithms.data)
+    return logarithms
 
 
 def _rows_to_one(matrix: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
