@@ -29,50 +29,41 @@ Task = tuple[str, int]
 
 
 @dataclass(frozen=True, eq=False)
+class NotedBucket:
+    """What is noted of the events of a bucket of users, to know them again."""
+
+    bucket: int
+    ids: Mapping[int, bytes]
+    """The hashes of their ids, by shard."""
+    digest: str
+    """Of all that they say."""
+
+
+@dataclass(frozen=True, eq=False)
+class BucketOfUsers(NotedBucket):
+    """What a bucket of users says besides the states of its users."""
+
+    everything: State
+    """The state of EVERYTHING, as far as these events go."""
+    met: pl.DataFrame
+    """user_id, item_id: who met what."""
+
+
+@dataclass(frozen=True, eq=False)
 class BucketStates:
     """The states of the entities of a bucket."""
 
     task: Task
     states: Mapping[str, State]
     events: int
-    of_users: "BucketOfUsers | None"
-    """What a bucket of users says besides."""
+    of_users: BucketOfUsers | None
 
 
 @dataclass(frozen=True, eq=False)
-class BucketOfUsers:
-    """What is known of the events of a bucket of users."""
+class Additions(NotedBucket):
+    """What a new version of a data set adds to a bucket of users; of the ids only the shards that change."""
 
-    everything: State
-    """The state of EVERYTHING, as far as these events go."""
-    met: pl.DataFrame
-    """user_id, item_id: who met what."""
-    ids: Mapping[int, bytes]
-    """The hashes of the events' ids, by shard."""
-    digest: str
-    """Of all that the events say."""
-
-
-@dataclass(frozen=True, eq=False)
-class Additions:
-    """What a new version of a data set adds to a bucket of users."""
-
-    bucket: int
     events: pl.DataFrame
-    ids: Mapping[int, bytes]
-    """The shards of ids that they change."""
-    digest: str
-    """Of all events of the bucket."""
-
-
-@dataclass(frozen=True, eq=False)
-class PublishedBucket:
-    """What is known of the events of a bucket of users that are published."""
-
-    bucket: int
-    ids: Mapping[int, bytes]
-    """All shards of their ids."""
-    digest: str
 
 
 def tasks_of(dataset: Dataset) -> list[Task]:
@@ -112,7 +103,7 @@ def additions(
     found: list[Additions] = []
     for start in range(0, len(mine), BUCKETS_AT_ONCE):
         some = mine[start : start + BUCKETS_AT_ONCE]
-        tasks = [PublishedBucket(bucket, shards(sharding.shards_of(bucket)), digest) for bucket, digest in some]
+        tasks = [NotedBucket(bucket, shards(sharding.shards_of(bucket)), digest) for bucket, digest in some]
         for each in run(functools.partial(additions_to, dataset, sharding), tasks):
             if each is None or sum(one.events.height for one in (*found, each)) > most:
                 return None
@@ -121,19 +112,19 @@ def additions(
     return found
 
 
-def additions_to(dataset: Dataset, sharding: Sharding, published: PublishedBucket) -> Additions | None:
+def additions_to(dataset: Dataset, sharding: Sharding, published: NotedBucket) -> Additions | None:
     """What a bucket of users has besides the events published before; None if it lacks or changes one of these."""
     events = dataset.bucket(USER, published.bucket, EVENTS.names)
     digest = digest_of(events)
     if digest == published.digest:
-        return Additions(published.bucket, events.clear(), {}, digest)
+        return Additions(published.bucket, {}, digest, events.clear())
     hashes = np.frombuffer(b"".join(published.ids.values()), dtype=np.int64)
     is_known = pl.Series(np.isin(id_hashes(events), hashes))
     if is_known.sum() != len(hashes) or digest_of(events.filter(is_known)) != published.digest:
         return None
     ids = sharding.split(published.bucket, events)
     changed = {shard: each for shard, each in ids.items() if len(each) != len(published.ids.get(shard, b""))}
-    return Additions(published.bucket, events.filter(~is_known), changed, digest)
+    return Additions(published.bucket, changed, digest, events.filter(~is_known))
 
 
 def brought(log: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame | None:
@@ -164,5 +155,6 @@ def _states_of_bucket(dataset: Dataset, views: Sequence[FeatureView], task: Task
     if entity == USER:
         everything = EntityStates(EVERYTHING, views).apply({THE_ONLY_ID: None}, events)[THE_ONLY_ID]
         met = events.select(USER_ID, ITEM_ID).unique(maintain_order=True)
-        of_users = BucketOfUsers(everything, met, sharding_of(dataset).split(bucket, events), digest_of(events))
+        ids = sharding_of(dataset).split(bucket, events)
+        of_users = BucketOfUsers(bucket, ids, digest_of(events), everything, met)
     return BucketStates(task, found, events.height, of_users)

@@ -31,7 +31,7 @@ from data.online.stores.redis_switch import RedisSwitch, note_brought
 from data.online.stores.redis_version import Keys, VersionKeys, counters_of, log_of, new_number, put_version, versions
 from data.online.stores.version import Version
 from data.schema import EVENT_ID
-from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, USER, Entity
+from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, Entity
 
 Value = TypeVar("Value")
 
@@ -119,8 +119,7 @@ class RedisPublication:
         states_of.put_all(pipe, states)
         states_of.put_met(pipe, new)
         for each in added:
-            states_of.put_ids(pipe, each.ids)
-            states_of.put_digest(pipe, USER.name, each.bucket, each.digest)
+            states_of.put_noted(pipe, each)
         states_of.put_attributes(pipe, dataset.users())
         note_brought(pipe, states_of, known)
         wanted, count = dataset.manifest.data_version, current.events + new.height
@@ -180,8 +179,9 @@ class RedisPublication:
             if of_users:
                 states_of.put_all(pipe, {EVERYTHING: everything})
                 states_of.put_met(pipe, of_users.met)
-                states_of.put_ids(pipe, of_users.ids)
-            states_of.put_digest(pipe, name, number, of_users.digest if of_users else "")
+                states_of.put_noted(pipe, of_users)
+            else:
+                states_of.put_digest(pipe, name, number, "")
             return 1
 
         self.redis.transaction([states_of.buckets], self.keys.done, note)

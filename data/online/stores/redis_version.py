@@ -20,13 +20,13 @@ from redis.client import Pipeline
 
 from data.events import FIRST_APPENDED_ROW
 from data.online.entity_state import THE_ONLY_ID
-from data.online.materialization import BucketOfUsers
+from data.online.materialization import BucketOfUsers, NotedBucket
 from data.online.states.update import State
 from data.online.stores.appending import Counters
 from data.online.stores.definitions import Definitions
 from data.online.stores.version import Version
 from data.schema import EVENTS, ITEM_ID, USER_ID
-from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, Entity
+from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, USER, Entity
 
 ROWS_AT_ONCE = 10_000
 """Events of the log in one reply."""
@@ -187,10 +187,13 @@ class VersionKeys:
         for (user_id,), items in pairs.group_by(USER_ID):
             pipe.sadd(self._keys.of(self.number, f"met:{user_id}"), *items.get_column(ITEM_ID).to_list())
 
-    def put_ids(self, pipe: Pipeline, shards: Mapping[int, bytes]) -> None:
-        """Replace some shards of the ids."""
-        if shards:
-            pipe.hset(self._keys.of(self.number, "ids"), mapping={str(shard): each for shard, each in shards.items()})
+    def put_noted(self, pipe: Pipeline, bucket: NotedBucket) -> None:
+        """A bucket of users is there with these events; shards of ids that are not given stay as they are."""
+        if bucket.ids:
+            pipe.hset(
+                self._keys.of(self.number, "ids"), mapping={str(shard): each for shard, each in bucket.ids.items()}
+            )
+        self.put_digest(pipe, USER.name, bucket.bucket, bucket.digest)
 
     def shards(self, client: Any, numbers: Sequence[int]) -> dict[int, bytes]:
         """Some shards of the ids."""

@@ -92,8 +92,7 @@ def write_additions(
     tables.count(ready.new.height)
     forget(connection, ready.brought)
     for each in ready.added:
-        tables.put_ids(each.ids)
-        tables.put_digest(USER.name, each.bucket, each.digest)
+        tables.put_noted(each)
     tables.put_attributes(ready.attributes)
     tables.drop_attributes(ready.without)
     return True

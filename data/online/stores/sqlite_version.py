@@ -8,14 +8,14 @@ from typing import Any
 import polars as pl
 
 from data.online.entity_state import THE_ONLY_ID
-from data.online.materialization import BucketStates
+from data.online.materialization import BucketStates, NotedBucket
 from data.online.states.update import State
 from data.online.stores.appending import Counters
 from data.online.stores.definitions import Definitions
 from data.online.stores.sqlite_tables import OF_VERSION
 from data.online.stores.version import Version
 from data.schema import EVENTS, ITEM_ID, SOURCE_ROW, USER_ID
-from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, Entity
+from data.views import ENTITIES, EVENT_TYPES, EVERYTHING, USER, Entity
 
 PARAMETERS = 30_000
 """Values in one statement at most."""
@@ -91,9 +91,10 @@ class VersionTables:
         name, number = bucket.task
         if bucket.of_users is not None:
             self.add_everything(bucket.of_users.everything)
-            self.put_ids(bucket.of_users.ids)
+            self.put_noted(bucket.of_users)
             self.count(bucket.events)
-        self.put_digest(name, number, bucket.of_users.digest if bucket.of_users else "")
+        else:
+            self._put_digest(name, number, "")
 
     def add_everything(self, part: State) -> None:
         """Events of which the state of EVERYTHING is given."""
@@ -110,19 +111,15 @@ class VersionTables:
         rows = self._connection.execute(f"SELECT entity, bucket, digest FROM {self._table('buckets')}")
         return {(name, bucket): digest for name, bucket, digest in rows.fetchall()}
 
-    def put_digest(self, entity: str, bucket: int, digest: str) -> None:
-        """Note that a bucket is there."""
-        row = [entity, bucket, digest]
-        self._connection.execute(f"INSERT OR REPLACE INTO {self._table('buckets')} VALUES (?, ?, ?)", row)
+    def put_noted(self, bucket: NotedBucket) -> None:
+        """A bucket of users is there with these events; shards of ids that are not given stay as they are."""
+        self._connection.executemany(f"INSERT OR REPLACE INTO {self._table('ids')} VALUES (?, ?)", bucket.ids.items())
+        self._put_digest(USER.name, bucket.bucket, bucket.digest)
 
     def shards(self, numbers: Sequence[int]) -> dict[int, bytes]:
         """Some shards of the ids."""
         query = f"SELECT shard, hashes FROM {self._table('ids')} WHERE shard"
         return dict(rows_in(self._connection, query, numbers))
-
-    def put_ids(self, shards: Mapping[int, bytes]) -> None:
-        """Replace some shards of the ids."""
-        self._connection.executemany(f"INSERT OR REPLACE INTO {self._table('ids')} VALUES (?, ?)", shards.items())
 
     def attributes(self) -> dict[str, str]:
         """The attributes (JSON) of all users."""
@@ -183,6 +180,10 @@ class VersionTables:
         """Note which users met which items."""
         rows = pairs.select(USER_ID, ITEM_ID).unique().iter_rows()
         self._connection.executemany(f"INSERT OR IGNORE INTO {self._table('met')} VALUES (?, ?)", rows)
+
+    def _put_digest(self, entity: str, bucket: int, digest: str) -> None:
+        row = [entity, bucket, digest]
+        self._connection.execute(f"INSERT OR REPLACE INTO {self._table('buckets')} VALUES (?, ?, ?)", row)
 
     def _table(self, name: str) -> str:
         return f"{name}_{self._number}"

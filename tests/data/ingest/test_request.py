@@ -16,7 +16,7 @@ def test_what_is_asked_for_is_what_is_read(tmp_path: Path) -> None:
     events_file(tmp_path / "days" / "date=2024-01-01")
     asked = {"dataset": "shop", "events": str(tmp_path / "days"), "columns": COLUMNS, "time_unit": "s"}
     settings = Settings(home=tmp_path / "home")
-    with pytest.raises(TowerlineError, match="partition date=2024-01-02 of date=2024-01-01..2024-01-02 is missing"):
+    with pytest.raises(TowerlineError, match=r"date=2024-01-02 of date=2024-01-01\.\.2024-01-02 is missing"):
         IngestionRequest(**asked, partitions="date=2024-01-01..2024-01-02").fulfil(settings)
     with pytest.raises(TowerlineError, match="--item-attributes kind: there is no file for them"):
         IngestionRequest(**asked, item_attributes=["kind"]).fulfil(settings)
