@@ -1,0 +1,238 @@
+"""Our models beside other people's, on one split, by one evaluator; `make bench-quality`.
+
+    python -m benchmarks.quality --dataset movielens-100k --seeds 3
+    python -m benchmarks.quality --search
+
+Every system takes the settings that a search found for it (`benchmarks/settings`), and runs in a process of its own;
+peers have environments of their own, set up in the cache. A run that is finished is kept, so that a benchmark that was
+interrupted goes on; it runs again when its code, its libraries, its settings or the data change.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+import polars as pl
+
+from benchmarks.environments import python_from
+from benchmarks.quality_problem import Problem
+from benchmarks.quality_report import print_problem, print_search, print_tests, write_picture
+from benchmarks.quality_runs import Processes, Run
+from benchmarks.quality_scores import Comparison, compare, figures_of, test_figures, validation_score
+from benchmarks.quality_search import Found, Trial, read_settings, search, with_base, write_settings
+from benchmarks.quality_systems import PEERS, SYSTEMS, Settings, System
+from cluster.errors import TowerlineError
+from cluster.job import run_job
+from cluster.reports import ReportClock
+from cluster.settings import Settings as Places
+from data.dataset import Dataset, list_datasets, open_dataset
+from data.offline.pipeline import build_examples, examples_folder
+from data.parallel import on_ray_when_needed
+from data.splits import VALIDATION
+from train.protocols import EvaluationProtocol, GlobalTime, LeaveOneOut
+from train.user_values import averaged, write_user_values
+
+Result = TypeVar("Result")
+
+MOVIELENS = "movielens-100k"
+TRIALS = 12
+PROTOCOLS: dict[str, EvaluationProtocol] = {
+    "leave_one_out": LeaveOneOut(),
+    "leave_one_out_1": LeaveOneOut(cut_off=1),
+    "leave_one_out_2": LeaveOneOut(cut_off=2),
+    "global_time": GlobalTime(),
+}
+CUT_OFFS = [name for name in PROTOCOLS if name.startswith("leave_one_out")]
+SEARCHED_ON = CUT_OFFS[-1]
+"""The oldest: its validation events are no cut-off's test."""
+PROTOCOL = """\
+All systems are given the same events and asked for 100 items of the full catalogue; our evaluator scores the lists, \
+and a library that has a metric of its own must agree with it on the same lists. A list that is short, or of a user \
+whom a system does not know, is filled up with the most popular items. Validation events choose the epoch to stop at; \
+then a system either trains on them as well, for as many epochs, or reads them as history alone, as the table says. \
+Settings are the best of equally many trials of the same sampler for every system, by NDCG@10 on the validation \
+events of the oldest cut-off; the global time split takes the same settings. Each system is a process with so many \
+threads as the configuration says, at most so many at a time. Seconds: training, with all that it is built on, and \
+recommending. Intervals: 95 %, bootstrap by user of seed-averaged values; tests: paired, on the last three cut-offs \
+together, users drawn with all their values. """
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    option = parser.add_argument
+    option("--dataset", default=MOVIELENS, help=f"name of an ingested data set; {MOVIELENS} is ingested if need be")
+    option("--seeds", type=int, default=3, help="of what a seed changes")
+    option("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="SYSTEM", help=", ".join(SYSTEMS))
+    option("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="the first is the main one")
+    option("--search", action="store_true", help="search each system's settings first, and keep them")
+    option("--trials", type=int, default=TRIALS, help="of the search, for each system")
+    option("--parallel", type=int, default=len(os.sched_getaffinity(0)), help="processes at a time, one thread each")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Search if asked to, run, score, report."""
+    asked, places = parse(arguments), Places()
+    clock = ReportClock("bench_quality")
+    systems = [SYSTEMS[name] for name in asked.systems]
+    dataset = opened(places, asked.dataset)
+    problems = prepared(places, dataset, {*asked.protocols, *([SEARCHED_ON] if asked.search else [])})
+    for peer in sorted({system.peer for system in systems} - {""}):
+        python_from(PEERS / f"{peer}.txt")
+    found = read_settings(dataset.name, list(SYSTEMS.values()))
+    bench = Bench(asked.parallel)
+    if asked.search:
+        found |= bench.search(systems, problems[SEARCHED_ON], asked.trials, found)
+        print_search(found)
+        words = f"{asked.trials} trials each, on the validation events of: {problems[SEARCHED_ON].protocol.words}"
+        print(f"settings: {write_settings(dataset.name, found, words)}")
+    runs = bench.run(systems, [problems[name] for name in asked.protocols], found, asked.seeds)
+    comparisons = {name: compare(problems[name], runs[name]) for name in asked.protocols}
+    unsearched = [each.name for each in systems if each.space and not found[each.name].trials]
+    if unsearched:
+        print(f"not searched on this data set, so as their authors set them: {', '.join(unsearched)}; SEARCH=1 does it")
+    report(clock, places, asked, comparisons, found)
+
+
+def opened(places: Places, name: str) -> Dataset:
+    """A data set; MovieLens-100K is ingested if it is asked for and not there."""
+    if name == MOVIELENS and name not in list_datasets(places.home):
+        from cluster.assets import MOVIELENS_100K, fetch
+        from data.ingest.ingestion import ingest_movielens
+        from data.parallel import in_process
+
+        ingest_movielens(places.home, fetch(MOVIELENS_100K), datetime.now(UTC), run=in_process)
+    return open_dataset(places.home, name)
+
+
+def prepared(places: Places, dataset: Dataset, protocols: set[str]) -> dict[str, Problem]:
+    """The problems as files. Ray is started if the examples have to be built."""
+    built = examples_folder(places.home, dataset)
+    with ExitStack() as session:
+        build_examples(dataset, built, run=on_ray_when_needed(places, session))
+    root = places.home / "bench" / "quality" / dataset.name
+    problems = {name: Problem(name, dataset, PROTOCOLS[name], built, root) for name in PROTOCOLS if name in protocols}
+    for problem in problems.values():
+        problem.prepare()
+    return problems
+
+
+class Bench:
+    """Runs systems, some at a time."""
+
+    def __init__(self, parallel: int) -> None:
+        self._parallel = parallel
+        self._processes = Processes()
+
+    def run(
+        self, systems: Sequence[System], problems: Sequence[Problem], found: Mapping[str, Found], seeds: int
+    ) -> dict[str, dict[str, list[Run]]]:
+        """Every system on every problem with every seed: the finished runs by problem and system."""
+        runs = {
+            problem.name: {
+                system.name: [
+                    Run(system, problem, with_base(system, found[system.name].settings, found), seed)
+                    for seed in range(seeds if system.seeded else 1)
+                ]
+                for system in systems
+            }
+            for problem in problems
+        }
+        every = [run for of_problem in runs.values() for of_system in of_problem.values() for run in of_system]
+        self._all([partial(self._finish, run) for run in sorted(every, key=lambda run: bool(run.system.above))])
+        return runs
+
+    def search(
+        self, systems: Sequence[System], problem: Problem, trials: int, found: Mapping[str, Found]
+    ) -> dict[str, Found]:
+        """The settings of every system that has any to search for; what is built on another comes after it."""
+        results: dict[str, Found] = {}
+        for later in (False, True):
+            chosen = [system for system in systems if system.space and bool(system.above) == later]
+            known = {**found, **results}
+            done = self._all([partial(self._search, system, problem, trials, known) for system in chosen])
+            results |= dict(zip((system.name for system in chosen), done, strict=True))
+        return results
+
+    def _search(self, system: System, problem: Problem, trials: int, found: Mapping[str, Found]) -> Found:
+        def attempt(settings: Settings) -> Trial:
+            run = Run(system, problem, with_base(system, settings, found), seed=0, target=VALIDATION)
+            try:
+                self._finish(run)
+            except TowerlineError as error:
+                print(f"{system.name}: {settings} cannot be trained, which counts as 0: {error}", flush=True)
+                return Trial(settings, 0.0, 0.0)
+            trial = Trial(settings, validation_score(run), float(run.answer()["seconds"]))
+            print(f"{system.name}: {trial.score:.4f} with {settings}", flush=True)
+            return trial
+
+        return search(system, trials, attempt)
+
+    def _finish(self, run: Run) -> Run:
+        kept = run.finished()
+        self._processes.finish(run)
+        answer = run.answer()
+        own = "".join(f", its own {name} {value:.4f}" for name, value in answer["own"].items())
+        epochs = f", {answer['epochs']} epochs" if answer.get("epochs", 1) > 1 else ""
+        when = "kept" if kept else f"{answer['seconds']:.1f} s"
+        print(f"{run.problem.name} {run.system.name} seed {run.seed}: {when}{epochs}{own}", flush=True)
+        return run
+
+    def _all(self, calls: Sequence[partial[Result]]) -> list[Result]:
+        """The results in order; the first error ends what is running."""
+        with ThreadPoolExecutor(self._parallel) as pool:
+            futures: list[Future[Result]] = [pool.submit(call) for call in calls]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                return [future.result() for future in futures]
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._processes.end()
+
+
+def report(
+    clock: ReportClock,
+    places: Places,
+    asked: argparse.Namespace,
+    comparisons: Mapping[str, Comparison],
+    found: Mapping[str, Found],
+) -> None:
+    """Tables, picture, JSON and the values per user."""
+    systems = asked.systems
+    figures = figures_of(comparisons, systems)
+    main_name = asked.protocols[0]
+    titles = {"" if name == main_name else f"/{name}": name for name in comparisons if _has_table(name, main_name)}
+    for place, name in titles.items():
+        protocol = comparisons[name].problem.protocol
+        print_problem(figures, systems, f"{asked.dataset}, {protocol.words} (protocol {protocol.hash})", place)
+    pooled = [each.values for name, each in comparisons.items() if name in CUT_OFFS]
+    if pooled:
+        figures |= test_figures(averaged(pooled), comparisons[main_name], systems)
+        print_tests(figures, systems)
+    protocols = {name: each.problem.protocol for name, each in comparisons.items()}
+    settings = {name: found[name].settings for name in systems}
+    finished = clock.finish(
+        config={**vars(asked), "settings": settings, "searched": {name: len(found[name].trials) for name in systems}},
+        protocol=PROTOCOL + "; ".join(f"{name}: {each.hash}, {each.words}" for name, each in protocols.items()),
+        data_version=next(iter(comparisons.values())).problem.dataset.manifest.data_version,
+        figures=figures,
+    )
+    path = finished.write(places.home)
+    write_user_values(pl.concat([each.values for each in comparisons.values()]), places.home, finished)
+    picture = write_picture(figures, systems, titles, path.with_suffix(".png"))
+    print(f"report {path}, picture {picture}, {finished.seconds:.0f} s")
+
+
+def _has_table(protocol: str, main_protocol: str) -> bool:
+    """The other cut-offs are for the tests alone."""
+    return protocol == main_protocol or protocol not in CUT_OFFS
+
+
+if __name__ == "__main__":
+    run_job(main)
