@@ -133,11 +133,8 @@ class S3Server(Server):
     @property
     def filesystem(self) -> pafs.S3FileSystem:
         """Everything in it."""
-        return pafs.S3FileSystem(
-            access_key="user", secret_key="secret", region="us-east-1", scheme="http",
-            endpoint_override=f"127.0.0.1:{self.port}",
-            allow_bucket_creation=True,
-        )  # fmt: skip
+        endpoint = {"endpoint_override": f"127.0.0.1:{self.port}", "scheme": "http", "region": "us-east-1"}
+        return pafs.S3FileSystem(access_key="anna", secret_key="secret", allow_bucket_creation=True, **endpoint)
 
     @property
     def command(self) -> list[str]:
