@@ -49,9 +49,6 @@ class Communicator(Protocol):
     def broadcast(self, value: Value) -> Value:
         """Rank 0's `value`, any small picklable object."""
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-
     def close(self) -> None:
         """Leave; other ranks need not be there any more. May be called twice."""
 
@@ -76,9 +73,6 @@ class SingleProcess:
     def broadcast(self, value: Value) -> Value:
         """The value itself."""
         return value
-
-    def barrier(self) -> None:
-        """Nothing to wait for."""
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -119,10 +113,6 @@ class HorovodCommunicator:
         """Pickled and sent as bytes."""
         received: Value = self._horovod.broadcast_object(value, root_rank=0)
         return received
-
-    def barrier(self) -> None:
-        """An allreduce of one number (Horovod's own barrier is not cancelled by a shutdown)."""
-        self._horovod.allreduce(torch.zeros(1), name="towerline.barrier")
 
     def close(self) -> None:
         """Stop Horovod's background thread; a new communicator may be made afterwards."""
@@ -198,10 +188,6 @@ class TorchDistributedCommunicator:
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
-
-    def barrier(self) -> None:
-        """torch's own barrier."""
-        torch.distributed.barrier()
 
     def close(self) -> None:
         """Destroy the process group if `meet` made it."""

@@ -9,7 +9,7 @@ after a failure Train starts a new group of workers and `on_start` is called aga
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -44,9 +44,6 @@ class HorovodConfig(BackendConfig):
 
     shutdown_timeout_s: float = 5.0
     """Seconds for the workers to leave Horovod at the end, before Ray kills them."""
-
-    extra_env: dict[str, str] = field(default_factory=dict)
-    """Further `HOROVOD_*` or `NCCL_*` variables of the workers; they win over those set here."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -90,9 +87,7 @@ class HorovodBackend(Backend):
                     timeout_s=backend_config.timeout_s,
                     stall_timeout_s=backend_config.stall_timeout_s,
                 )
-                pending.append(
-                    worker.execute_async(_enter_slot, environment | backend_config.extra_env, backend_config.interface)
-                )
+                pending.append(worker.execute_async(_enter_slot, environment, backend_config.interface))
             ray.get(pending)
         except BaseException as error:
             self._close_rendezvous()

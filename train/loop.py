@@ -1,15 +1,15 @@
 """The training loop: plain torch, the same for one process and for many.
 
-A `TrainingTask` brings the model and the data, a `Communicator` the other ranks. The order of the examples and the
-random numbers of an epoch are functions of (seed, epoch, rank), so that training resumed from a checkpoint goes on
-exactly as if it had never stopped.
+A `TrainingTask` brings the model and the data, a `Communicator` the other ranks. The order of the examples is a
+function of (seed, epoch, row id), the random numbers of a step one of (seed, epoch, position, rank), and a state is all
+there is besides, so training that is resumed by as many ranks goes on exactly as if it had never stopped, also within
+an epoch.
 """
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 
 from cluster.errors import TowerlineError
 from train.communicator import Communicator
+from train.epoch import Checkpointing, EpochRun, Position
+from train.order import ExampleOrder, Share
 
 
 class TrainingTask(Protocol):
@@ -26,22 +28,23 @@ class TrainingTask(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """Called with a batch it returns the scalar loss of this rank: (sum over this rank's examples) * size /
-        (examples in the global batch). Every parameter that requires a gradient takes part in every loss."""
+        """Called with a batch it returns the scalar loss of this rank: (sum over this rank's examples) * share.scale,
+        of which the mean over the ranks is the mean over the global batch. Every parameter that requires a gradient
+        takes part in every loss."""
 
     @property
-    def examples_per_epoch(self) -> int:
-        """Examples that all ranks together see in an epoch; what samples per second are counted from."""
+    def order(self) -> ExampleOrder:
+        """The examples, and which of them make up a global batch."""
 
     def optimizer(self) -> Optimizer:
         """A new optimizer of `model`'s parameters; called once, when the model is on its device."""
 
-    def batches(self, epoch: int, rank: int, size: int) -> Iterator[Any]:
-        """This rank's batches of an epoch (from 0): the same number on every rank, at least one.
+    def batch(self, share: Share) -> Any:
+        """What `model` is called with for this share of a global batch.
 
-        A function of its arguments and of the task's seed alone: a resumed run asks again. Rank r of n gets its
-        share of each global batch. Tensors may be on the CPU: the loop moves them, also inside tuples, lists,
-        dicts and objects that have `.to(device)`.
+        A function of `share` and of the task's configuration alone: a resumed run asks again. Called ahead of its
+        step. Tensors may be on the CPU: the loop moves them, also inside tuples, lists, dicts and objects that have
+        `.to(device)`.
         """
 
     def validate(self) -> Mapping[str, float]:
@@ -82,10 +85,14 @@ class EpochResult(BaseModel):
     """Mean of the training loss over the epoch's steps and the ranks."""
 
     seconds: float
-    """Wall time of the training steps, validation excluded."""
+    """Wall time of the training steps, validation excluded; of an epoch that was interrupted, of the steps that
+    count."""
 
     samples_per_s: float
     """Examples of all ranks together per second of `seconds`."""
+
+    data_wait: float = Field(ge=0, le=1)
+    """Share of `seconds` in which the ranks, on average, waited for their next batch."""
 
     metrics: dict[str, float] = {}
     """What validation said; empty without validation."""
@@ -93,20 +100,22 @@ class EpochResult(BaseModel):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that is needed to go on after an epoch. On every rank the same."""
+    """All that is needed to go on. On every rank the same, but for the best weights."""
 
-    epoch: int
-    """The last finished epoch, from 0."""
+    position: Position
+    """Where to go on."""
+    examples: str
+    """Which examples they are, in which order (`ExampleOrder.digest`)."""
     model: dict[str, torch.Tensor]
-    """Weights after that epoch."""
+    """Weights at that position."""
     optimizer: dict[str, Any]
-    """The optimizer's state dict after that epoch."""
-    best_epoch: int
-    """The epoch to keep, so far."""
-    best_model: dict[str, torch.Tensor]
-    """Its weights; on the CPU."""
+    """The optimizer's state dict there."""
+    best_epoch: int | None = None
+    """The finished epoch to keep, so far."""
+    best_model: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Its weights; on the CPU, and on rank 0 alone."""
     history: list[EpochResult] = field(default_factory=list)
-    """Every epoch so far."""
+    """Every finished epoch."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ class FitResult:
     """What training gave."""
 
     weights: dict[str, torch.Tensor]
-    """State dict of the best epoch's model, on the CPU."""
+    """State dict of the best epoch's model, on the CPU; on rank 0 alone."""
     best_epoch: int
     """Which one that was, from 0."""
     history: list[EpochResult]
@@ -127,88 +136,122 @@ def fit(
     config: FitConfig,
     on_epoch: Callable[[EpochResult, TrainingState], None] | None = None,
     resume: TrainingState | None = None,
+    *,
+    on_checkpoint: Callable[[TrainingState], None] | None = None,
+    checkpoint_s: float = math.inf,
 ) -> FitResult:
     """Train until `config.epochs` epochs are done or `config.patience` is out.
 
     Collective: every rank of `communicator` calls it with an equal task. `on_epoch` is called on every rank after
-    each epoch; the state it gets shares memory with the model, so write or copy it there and then. With `resume`
-    the epochs after `resume.epoch` are trained.
+    each epoch, `on_checkpoint` about every `checkpoint_s` seconds (0: after every step) within an epoch, on every rank
+    after the same step; the state they get shares memory with the model, so write or copy it there and then. Training
+    goes on from the `resume` of rank 0, whatever the others pass.
 
     Raises:
-        TowerlineError: the loss is not finite, an epoch has no batches, a parameter gets no gradient, the metric is
-            not among those of `validate`, or `resume` belongs to another model.
+        TowerlineError: the loss is not finite, there are no examples, a parameter gets no gradient, the metric is not
+            among those of `validate`, or `resume` belongs to another model or other examples.
     """
+    if len(task.order) == 0:
+        raise TowerlineError("there are no examples to train on; check that the training split is not empty")
     model = task.model.to(communicator.device)
     optimizer = task.optimizer()
-    if resume is not None:
-        _load(resume, model, optimizer)
+    if communicator.rank == 0 and resume is not None:
+        _load(resume, model, optimizer, task.order)
     parallel_model, optimizer = communicator.prepare(model, optimizer)
-    state = resume
-    while not _finished(state, config):
-        epoch = 0 if state is None else state.epoch + 1
-        result = _train_epoch(task, parallel_model, optimizer, communicator, seed=config.seed, epoch=epoch)
-        if config.metric is not None:
-            result = _validated(task, communicator, result)
-            _score(result, config.metric)
-        state = _advance(state, result, model, optimizer, config)
+    training = _Training(task, communicator, config, optimizer, resume if communicator.rank == 0 else None)
+
+    def save(position: Position) -> None:
+        assert on_checkpoint is not None
+        on_checkpoint(training.state(position))
+
+    checkpointing = Checkpointing(save, checkpoint_s) if on_checkpoint else None
+    position = training.start
+    while not training.finished(position):
+        run = EpochRun(task.order, task.batch, communicator, config.seed, position)
+        done = run.train(parallel_model, optimizer, checkpointing)
+        result = training.finish_epoch(done)
+        position = Position(done.epoch + 1)
         if on_epoch is not None:
-            on_epoch(result, state)
-    assert state is not None
-    return FitResult(state.best_model, state.best_epoch, state.history)
+            on_epoch(result, training.state(position))
+    assert training.best_epoch is not None
+    return FitResult(training.best_model, training.best_epoch, training.history)
 
 
-def _load(resume: TrainingState, model: nn.Module, optimizer: Optimizer) -> None:
+class _Training:
+    """What is known of a training besides its weights."""
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        communicator: Communicator,
+        config: FitConfig,
+        optimizer: Optimizer,
+        resume: TrainingState | None,
+    ) -> None:
+        """Take what rank 0 knows."""
+        self._task, self._communicator, self._config, self._optimizer = task, communicator, config, optimizer
+        self.best_model = resume.best_model if resume else {}
+        known = (resume.position, resume.best_epoch, resume.history) if resume else (Position(0), None, [])
+        self.start, self.best_epoch, self.history = communicator.broadcast(known)
+
+    def state(self, position: Position) -> TrainingState:
+        """All of it."""
+        return TrainingState(
+            position=position,
+            examples=self._task.order.digest,
+            model=self._task.model.state_dict(),
+            optimizer=self._optimizer.state_dict(),
+            best_epoch=self.best_epoch,
+            best_model=self.best_model,
+            history=list(self.history),
+        )
+
+    def finished(self, position: Position) -> bool:
+        """Whether the epochs are done, or the patience is out."""
+        if self.best_epoch is None:
+            return False
+        stale = position.epoch - 1 - self.best_epoch
+        return position.epoch >= self._config.epochs or (
+            self._config.patience is not None and position.cursor == 0 and stale >= self._config.patience
+        )
+
+    def finish_epoch(self, done: Position) -> EpochResult:
+        """Validate, and keep the weights if there are no better ones."""
+        seconds = max(done.seconds, 1e-9)
+        result = EpochResult(
+            epoch=done.epoch,
+            loss=done.loss_sum / done.steps,
+            seconds=done.seconds,
+            samples_per_s=len(self._task.order) / seconds,
+            data_wait=min(done.waited / seconds, 1.0),
+        )
+        if self._config.metric is not None:
+            result = _validated(self._task, self._communicator, result)
+            _score(result, self._config.metric)
+        self.history.append(result)
+        if self.best_epoch is None or _better(result, self.history[self.best_epoch], self._config):
+            self.best_epoch = result.epoch
+            if self._communicator.rank == 0:
+                weights = self._task.model.state_dict().items()
+                self.best_model = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights}
+        return result
+
+
+def _load(resume: TrainingState, model: nn.Module, optimizer: Optimizer, order: ExampleOrder) -> None:
     try:
         model.load_state_dict(resume.model)
         optimizer.load_state_dict(copy.deepcopy(resume.optimizer))
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise TowerlineError(
-            f"the checkpoint of epoch {resume.epoch} is of another model ({reason}); "
+            f"the checkpoint of {resume.position} is of another model ({reason}); "
             "train under another run name, or delete that run's folder"
         ) from error
-
-
-def _train_epoch(
-    task: TrainingTask,
-    model: nn.Module,
-    optimizer: Optimizer,
-    communicator: Communicator,
-    *,
-    seed: int,
-    epoch: int,
-) -> EpochResult:
-    """One pass over this rank's batches; the loss is read once, at the end, so that a GPU need not wait."""
-    model.train()
-    started = time.monotonic()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=communicator.device)
-    steps = 0
-    with torch.random.fork_rng(_cuda_devices(communicator.device)):
-        torch.manual_seed(_epoch_seed(seed, epoch, communicator.rank))
-        for batch in task.batches(epoch, communicator.rank, communicator.size):
-            optimizer.zero_grad()
-            loss = model(_moved(batch, communicator.device))
-            loss.backward()
-            if steps == 0:
-                _require_gradients(model)
-            optimizer.step()
-            loss_sum += loss.detach()
-            steps += 1
-    total = torch.stack([loss_sum.cpu(), torch.tensor(float(steps), dtype=torch.float64)])
-    mean_sum, mean_steps = communicator.allreduce_mean(total).tolist()
-    if mean_steps == 0:
-        raise TowerlineError(f"epoch {epoch} has no batches; check that the training split is not empty")
-    loss_value = mean_sum / mean_steps
-    if not math.isfinite(loss_value):
-        rate = float(optimizer.param_groups[0]["lr"])
+    if resume.examples != order.digest:
         raise TowerlineError(
-            f"the training loss of epoch {epoch} is {loss_value}; "
-            f"try a learning rate below {rate:g}, for example {rate / 10:g}"
+            f"the checkpoint of {resume.position} was made with other examples, or with another batch_size or seed; "
+            "train under another run name, or delete that run's folder"
         )
-    seconds = time.monotonic() - started
-    return EpochResult(
-        epoch=epoch, loss=loss_value, seconds=seconds, samples_per_s=task.examples_per_epoch / max(seconds, 1e-9)
-    )
 
 
 def _validated(task: TrainingTask, communicator: Communicator, result: EpochResult) -> EpochResult:
@@ -219,24 +262,6 @@ def _validated(task: TrainingTask, communicator: Communicator, result: EpochResu
         with torch.no_grad():
             metrics = {name: float(value) for name, value in task.validate().items()}
     return result.model_copy(update={"metrics": communicator.broadcast(metrics)})
-
-
-def _advance(
-    state: TrainingState | None, result: EpochResult, model: nn.Module, optimizer: Optimizer, config: FitConfig
-) -> TrainingState:
-    history = [*(state.history if state else []), result]
-    following = TrainingState(
-        epoch=result.epoch,
-        model=model.state_dict(),
-        optimizer=optimizer.state_dict(),
-        best_epoch=result.epoch,
-        best_model={},
-        history=history,
-    )
-    if state is not None and not _better(result, history[state.best_epoch], config):
-        return replace(following, best_epoch=state.best_epoch, best_model=state.best_model)
-    weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in following.model.items()}
-    return replace(following, best_model=weights)
 
 
 def _better(result: EpochResult, best: EpochResult, config: FitConfig) -> bool:
@@ -256,42 +281,3 @@ def _score(result: EpochResult, metric: str) -> float:
             f"fit.metric is {metric!r}, which validation does not measure; set it to one of {', '.join(sorted(values))}"
         )
     return values[metric]
-
-
-def _finished(state: TrainingState | None, config: FitConfig) -> bool:
-    if state is None:
-        return False
-    stale = state.epoch - state.best_epoch
-    return state.epoch + 1 >= config.epochs or (config.patience is not None and stale >= config.patience)
-
-
-def _require_gradients(model: nn.Module) -> None:
-    """Horovod would take a missing gradient for zero, DDP for an error and one process for no step: refuse it."""
-    missing = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
-    if missing:
-        raise TowerlineError(
-            f"no gradient reaches {', '.join(missing)}; use every parameter in the loss, "
-            "or set requires_grad to False for those that are not trained"
-        )
-
-
-def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    return seed + 1_000_003 * epoch + 7_919 * rank
-
-
-def _cuda_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    """`batch` with its tensors on `device`."""
-    if device.type == "cpu":
-        return batch
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        moved = [_moved(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from train.loop import EpochResult
 
 PROGRESS_FILE = "progress.jsonl"
@@ -17,9 +19,9 @@ POLL_S = 0.1
 
 
 def append_progress(folder: Path, result: EpochResult) -> None:
-    """Add an epoch to the run's file."""
+    """Add an epoch to the run's file. The line break in front ends a line whose writer was killed."""
     with (folder / PROGRESS_FILE).open("a") as file:
-        file.write(result.model_dump_json() + "\n")
+        file.write(f"\n{result.model_dump_json()}\n")
 
 
 class Follower:
@@ -48,13 +50,19 @@ class Follower:
             written = file.read()
         complete = written[: written.rfind(b"\n") + 1]
         self._offset += len(complete)
-        for line in complete.splitlines():
+        for line in filter(None, complete.splitlines()):
+            self._tell(line)
+
+    def _tell(self, line: bytes) -> None:
+        try:
             result = EpochResult.model_validate_json(line)
-            if result.epoch not in self._seen:
-                self._seen.add(result.epoch)
-                for listener in (self._on_any, self._on_new):
-                    if listener is not None:
-                        listener(result)
+        except ValidationError:
+            return  # Its writer was killed; the one that goes on tells of the epoch again.
+        if result.epoch not in self._seen:
+            self._seen.add(result.epoch)
+            for listener in (self._on_any, self._on_new):
+                if listener is not None:
+                    listener(result)
 
     @contextmanager
     def in_background(self) -> Iterator[None]:

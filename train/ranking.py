@@ -19,16 +19,16 @@ from torch.optim import Optimizer
 
 from cluster.errors import TowerlineError
 from data.dataset import Dataset
-from data.schema import ITEM_ID, SEQUENCE, SPLIT
+from data.schema import ITEM_ID, SEQUENCE, SOURCE_ROW, SPLIT
 from data.splits import TRAIN, VALIDATION
 from train.candidates import Candidates, ItemFeatures, find_candidates
 from train.histories import Histories
 from train.loop import EpochResult, FitConfig
-from train.metrics import ndcg_at, ranks_of
+from train.metrics.accuracy import first_places, hits_of, ndcg_at
 from train.models.ranker import Ranker, RankerConfig, RankerInputs, RankingBatch
 from train.models.ranking import RankingModel, ranker_inputs
 from train.models.retrieval import RetrievalModel, item_attribute_codes
-from train.order import epoch_generator, shares
+from train.order import ExampleOrder, Share
 from train.scaling import Scaling
 from train.tracking import TrackingTarget
 from train.trainer import train_distributed
@@ -82,9 +82,9 @@ class RankingTask:
 
     def __init__(self, task: RankingTaskConfig) -> None:
         self._config = task.config
-        self._inputs, self._positive_B = _read_lists(task.lists / "train.safetensors")
-        self._validation_inputs, self._validation_positive_B = _read_lists(task.lists / "validation.safetensors")
-        self.examples_per_epoch = len(self._inputs)
+        self._inputs, self._positive_B, row_ids_B = _read_lists(task.lists / "train.safetensors")
+        self._validation_inputs, self._validation_positive_B, _ = _read_lists(task.lists / "validation.safetensors")
+        self.order = ExampleOrder(row_ids_B, task.config.batch_size, task.config.seed)
         torch.manual_seed(task.config.seed)
         self.model = Ranker(task.config.ranker, task.vocabulary, task.item_attributes_IA)
         self.model.describe_training(self._inputs, self._positive_B)
@@ -95,19 +95,17 @@ class RankingTask:
             self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
         )
 
-    def batches(self, epoch: int, rank: int, size: int) -> Iterator[RankingBatch]:
-        """This rank's share of every global batch; the order is a function of (seed, epoch) alone."""
-        generator = epoch_generator(self._config.seed, epoch)
-        ours = shares(self.examples_per_epoch, self._config.batch_size, generator=generator, rank=rank, size=size)
-        for share in ours:
-            yield RankingBatch(self._inputs[share.rows], self._positive_B[share.rows], share.scale)
+    def batch(self, share: Share) -> RankingBatch:
+        """The candidate lists of a share."""
+        return RankingBatch(self._inputs[share.rows], self._positive_B[share.rows], share.scale)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """NDCG@10 over all validation users; one whose item is not among the candidates counts 0."""
         logits = [self.model.score(inputs.to(self._device)).cpu() for inputs in self._validation_chunks()]
         order_BK = torch.cat(logits).argsort(dim=1, descending=True, stable=True).numpy()
-        return {"ndcg@10": ndcg_at(ranks_of(self._validation_positive_B.numpy(), order_BK), 10)}
+        hits_BK = order_BK == self._validation_positive_B.numpy()[:, np.newaxis]
+        return {"ndcg@10": float(ndcg_at(hits_BK, np.ones(len(hits_BK), dtype=np.int64), 10).mean())}
 
     @property
     def _device(self) -> torch.device:
@@ -135,18 +133,20 @@ def ranking_task(
     past_retrieval: RetrievalModel,
     retrieval: RetrievalModel,
     folder: Path,
+    events: pl.DataFrame | None = None,
 ) -> RankingTaskConfig:
     """Write the candidate lists to learn from and to validate on into `folder` and say what to train.
 
     `past_retrieval` was fitted on the training events before T1 and offers the candidates of those after;
-    `retrieval` was fitted on all training events and offers those of the validation events.
+    `retrieval` was fitted on all training events and offers those of the validation events. `events`: those that item
+    features are computed from, the data set's if None.
 
     Raises:
         TowerlineError: no candidate list holds the item that was chosen.
     """
     vocabulary = retrieval.vocabulary
     histories = Histories(examples, vocabulary)
-    items = ItemFeatures(dataset.events(), vocabulary)
+    items = ItemFeatures(dataset.events() if events is None else events, vocabulary)
     after_t1 = (pl.col(SPLIT) == TRAIN) & (pl.col(SEQUENCE) >= moment_t1(examples, config.past_share))
     folder.mkdir(parents=True, exist_ok=True)
     for name, model, chosen in (
@@ -181,7 +181,7 @@ def _write_lists(path: Path, lists: list[Candidates], model: RetrievalModel, *, 
     tensors: list[tuple[Tensor, ...]] = []
     for found in lists:
         targets_B = model.vocabulary.encode_items(found.rows[ITEM_ID])
-        positive_B = ranks_of(targets_B, found.codes_BK)
+        positive_B = first_places(hits_of(found.codes_BK, list(targets_B[:, np.newaxis])))
         kept = np.arange(len(positive_B)) if keep_all else np.flatnonzero(positive_B >= 0)
         inputs = ranker_inputs(found.rows, found.codes_BK, found.scores_BK, found.item_features_BKF, model)
         rows = torch.from_numpy(kept)
@@ -193,6 +193,7 @@ def _write_lists(path: Path, lists: list[Candidates], model: RetrievalModel, *, 
                 chosen.candidates_BK,
                 chosen.candidate_features_BKF,
                 torch.from_numpy(positive_B)[rows],
+                torch.tensor(found.rows[SOURCE_ROW].to_numpy())[rows],
             )
         )
     columns = [torch.cat(column).contiguous() for column in zip(*tensors, strict=True)]
@@ -204,6 +205,7 @@ def _write_lists(path: Path, lists: list[Candidates], model: RetrievalModel, *, 
     safetensors.torch.save_file({str(number): column for number, column in enumerate(columns)}, path)
 
 
-def _read_lists(path: Path) -> tuple[RankerInputs, Tensor]:
+def _read_lists(path: Path) -> tuple[RankerInputs, Tensor, Tensor]:
+    """Candidate lists, the place of the chosen item in each, and the row ids of their events."""
     columns = safetensors.torch.load_file(path)
-    return RankerInputs(columns["0"], columns["1"], columns["2"], columns["3"]), columns["4"]
+    return RankerInputs(columns["0"], columns["1"], columns["2"], columns["3"]), columns["4"], columns["5"]

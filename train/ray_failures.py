@@ -44,10 +44,10 @@ def require_resources(scaling: "Scaling", name: str) -> None:
         return
     wanted = resources_per_worker(scaling)
     places = sum(_places(node["Resources"], wanted) for node in alive_nodes())
-    if places < scaling.num_workers:
+    if places < scaling.min_workers:
         raise _insufficient(scaling, name)
     deadline = time.monotonic() + scaling.start_timeout_s
-    while _places(_free(), wanted) < scaling.num_workers:
+    while _places(_free(), wanted) < scaling.min_workers:
         if time.monotonic() > deadline:
             raise _insufficient(scaling, name)
         time.sleep(0.2)

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -14,16 +13,14 @@ import ray.train
 import torch
 from ray.train.backend import BackendConfig
 from ray.train.v2._internal.execution import context
-from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.errors import TowerlineError
-from train.checkpoint import read_checkpoint, write_checkpoint
 from train.communicator import Communicator, HorovodCommunicator, TorchDistributedCommunicator
 from train.horovod_backend import HorovodConfig
-from train.loop import EpochResult, TrainingState, fit
-from train.progress import append_progress
 from train.ray_failures import ReleaseFailedStart, WatchFailures, alive_nodes, readable, resources_per_worker
+from train.resumable import fit_in_folder
 
 if TYPE_CHECKING:
     from train.scaling import Scaling, Work
@@ -32,8 +29,11 @@ START_ATTEMPTS, START_ATTEMPTS_WITH_NEW_NODES = 2, 15
 """How often Train waits for a minute for its workers to be placed; its own default is for ever."""
 
 
-def train_on_ray(work: "Work") -> Path:
-    """Train on Ray's workers; returns the folder of the last checkpoint.
+def train_on_ray(work: "Work") -> None:
+    """Train on Ray's workers, which leave the result in the run's folder.
+
+    Of a lost worker Train starts all anew, and they go on from the newest checkpoint there. Train's own checkpoints
+    are not used: it learns of one only when it polls the workers, so the last is lost with a worker that is killed.
 
     Raises:
         TowerlineError: see `train.trainer.train_distributed`.
@@ -51,18 +51,15 @@ def train_on_ray(work: "Work") -> Path:
             name=work.folder.name,
             storage_path=str(work.folder.parent),
             failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=attempts - 1),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=[WatchFailures()],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
         with _interruptible(), _preemption_watched(len(alive_nodes()) > 1):
-            result = trainer.fit()
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise readable(error, scaling, work.folder.name) from error
-    assert result.checkpoint is not None
-    return Path(result.checkpoint.path)
 
 
 class _Trainer(DataParallelTrainer):
@@ -85,13 +82,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     context.logger.setLevel(logging.WARNING)  # Its name is a path, so `LoggingConfig` does not reach it.
     communicator = _communicator(work.scaling)
     try:
-        latest = ray.train.get_checkpoint()
-        resume = read_checkpoint(Path(latest.path)) if latest else None
-
-        def on_epoch(result: EpochResult, state: TrainingState) -> None:
-            _report(communicator.rank, work.folder, result, state)
-
-        fit(work.build_task(work.task_config), communicator, work.fit, on_epoch, resume)
+        task = work.build_task(work.task_config)
+        fit_in_folder(task, communicator, work.fit, folder=work.folder, checkpoint_s=work.scaling.checkpoint_s)
     except Exception as error:
         # A message for the caller, who gets it, or the echo of another worker's death: a traceback would bury both.
         if isinstance(error, TowerlineError) or type(error).__name__ == "HorovodInternalError":
@@ -99,22 +91,6 @@ def _train_worker(config: dict[str, Any]) -> None:
         raise
     finally:
         communicator.close()
-
-
-def _report(rank: int, folder: Path, result: EpochResult, state: TrainingState) -> None:
-    """Rank 0 writes the checkpoint into the run's folder, and all ranks together tell Train of it."""
-    checkpoint = None
-    if rank == 0:
-        path = folder / f"checkpoint_{result.epoch:06d}"
-        write_checkpoint(state, path)
-        checkpoint = ray.train.Checkpoint(str(path))
-    ray.train.report(
-        {"epoch": result.epoch},
-        checkpoint=checkpoint,
-        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
-    )
-    if rank == 0:
-        append_progress(folder, result)
 
 
 def _communicator(scaling: "Scaling") -> Communicator:

@@ -1,6 +1,6 @@
 """Training the two-tower: which rows it learns from, in which order, and how it is judged on the way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +15,21 @@ from torch.optim import Optimizer
 from cluster.errors import TowerlineError
 from data.dataset import Dataset
 from data.offline.store import read_examples
-from data.schema import ITEM_ID, SEQUENCE, SPLIT, USER_ID, VALUE
-from data.splits import TRAIN, VALIDATION
+from data.schema import ITEM_ID, SEQUENCE, SOURCE_ROW, SPLIT, USER_ID, VALUE
+from data.splits import VALIDATION
 from train.encoding import encode_users
 from train.histories import Histories
 from train.index import ExactIndex
 from train.loop import EpochResult, FitConfig
-from train.metrics import ndcg_at, ranks_of, recall_at
+from train.metrics.accuracy import hits_of, ndcg_at, recall_at
 from train.models.covisitation import fit_covisitation
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import RetrievalBatch, TwoTower, TwoTowerConfig, sampling_probabilities
-from train.order import epoch_generator, shares
+from train.order import ExampleOrder, Share
 from train.scaling import Scaling
 from train.tracking import TrackingTarget
 from train.trainer import train_distributed
+from train.training_rows import TRAIN_SPLIT, TrainingRows
 from train.vocabulary import Vocabulary
 
 USERS_AT_ONCE = 1024
@@ -54,16 +55,6 @@ class RetrievalConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class TrainingRows:
-    """Which examples a retrieval model is fitted on."""
-
-    splits: tuple[str, ...] = (TRAIN,)
-    """Splits to learn from."""
-    before: int | None = None
-    """Only examples with a smaller `sequence`; all if none."""
-
-
-@dataclass(frozen=True)
 class RetrievalTaskConfig:
     """What a worker needs to build its `RetrievalTask`."""
 
@@ -81,12 +72,12 @@ class RetrievalTask:
         self._config = task.config
         self._vocabulary = task.vocabulary
         examples = read_examples(task.examples)
-        chosen = examples.filter(_selection(task.rows))
+        chosen = task.rows.select(examples)
         length = task.config.two_tower.history_length
         self._users = encode_users(chosen, task.vocabulary, length)
         self._targets_B = torch.from_numpy(task.vocabulary.encode_items(chosen[ITEM_ID]))
-        self._validation = _Validation(examples, task.vocabulary, length)
-        self.examples_per_epoch = chosen.height
+        self._validation = _Validation(task.rows.protocol.assign(examples), task.vocabulary, length)
+        self.order = ExampleOrder(torch.tensor(chosen[SOURCE_ROW].to_numpy()), task.config.batch_size, task.config.seed)
         torch.manual_seed(task.config.seed)
         self.model = TwoTower(task.config.two_tower, task.vocabulary, task.item_attributes_IA)
         self.model.describe_training(self._targets_B, self._users)
@@ -97,24 +88,23 @@ class RetrievalTask:
             self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
         )
 
-    def batches(self, epoch: int, rank: int, size: int) -> Iterator[RetrievalBatch]:
-        """This rank's share of every global batch; the order is a function of (seed, epoch) alone."""
-        generator = epoch_generator(self._config.seed, epoch)
-        ours = shares(self.examples_per_epoch, self._config.batch_size, generator=generator, rank=rank, size=size)
-        for share in ours:
-            negatives_N = self._sample_negatives(generator)
-            yield RetrievalBatch(self._users[share.rows], self._targets_B[share.rows], share.scale, negatives_N)
+    def batch(self, share: Share) -> RetrievalBatch:
+        """The examples of a share, and the negatives that all ranks sample together."""
+        negatives_N = self._sample_negatives(share)
+        return RetrievalBatch(self._users[share.rows], self._targets_B[share.rows], share.scale, negatives_N)
 
     def validate(self) -> dict[str, float]:
         """NDCG@10 and Recall@10 of the validation events, full catalogue, the user's history masked."""
         return self._validation.measure(self.model)
 
-    def _sample_negatives(self, generator: torch.Generator) -> Tensor | None:
+    def _sample_negatives(self, share: Share) -> Tensor | None:
         two_tower = self._config.two_tower
         if two_tower.loss == "full_softmax":
             return None
         probabilities_I = sampling_probabilities(self.model.item_frequency_I.cpu(), two_tower.sampling_power)
-        return torch.multinomial(probabilities_I, two_tower.num_negatives, replacement=True, generator=generator)
+        return torch.multinomial(
+            probabilities_I, two_tower.num_negatives, replacement=True, generator=share.generator()
+        )
 
 
 class _Validation:
@@ -123,7 +113,7 @@ class _Validation:
     def __init__(self, examples: pl.DataFrame, vocabulary: Vocabulary, history_length: int) -> None:
         rows = examples.filter(pl.col(SPLIT) == VALIDATION)
         self._users = encode_users(rows, vocabulary, history_length)
-        self._targets = vocabulary.encode_items(rows[ITEM_ID])
+        self._targets = list(vocabulary.encode_items(rows[ITEM_ID])[:, np.newaxis])
         self._seen = Histories(examples, vocabulary).before(rows[USER_ID].to_list(), rows[SEQUENCE].to_list())
 
     @torch.no_grad()
@@ -136,8 +126,11 @@ class _Validation:
             some = slice(start, start + USERS_AT_ONCE)
             users_BD = model.encode_users(self._users[some].to(device), items_ID).cpu().numpy()
             ranked.append(index.search(users_BD, 10, self._seen[some])[0])
-        ranks = ranks_of(self._targets, np.concatenate(ranked))
-        return {"ndcg@10": ndcg_at(ranks, 10), "recall@10": recall_at(ranks, 10)}
+        hits_BK, positives_B = hits_of(np.concatenate(ranked), self._targets), np.ones(len(self._users), dtype=np.int64)
+        return {
+            "ndcg@10": float(ndcg_at(hits_BK, positives_B, 10).mean()),
+            "recall@10": float(recall_at(hits_BK, positives_B, 10).mean()),
+        }
 
 
 @dataclass(frozen=True)
@@ -150,14 +143,14 @@ class TrainedRetrieval:
 
 
 def retrieval_task(
-    dataset: Dataset, examples: Path, config: RetrievalConfig, rows: TrainingRows = TrainingRows()
+    dataset: Dataset, examples: Path, config: RetrievalConfig, rows: TrainingRows = TRAIN_SPLIT
 ) -> RetrievalTaskConfig:
     """What to train: the catalogue of `dataset` and the chosen rows of its `examples`.
 
     Raises:
         TowerlineError: there are fewer than two such rows.
     """
-    chosen = read_examples(examples).filter(_selection(rows))
+    chosen = rows.select(read_examples(examples))
     if chosen.height < 2:
         raise TowerlineError(f"{examples}: {chosen.height} training examples; ingest more events")
     items = dataset.items()
@@ -178,12 +171,7 @@ def train_retrieval(
     trained = train_distributed(
         RetrievalTask, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
     )
-    events = read_examples(task.examples).filter(_selection(task.rows))
+    events = task.rows.select(read_examples(task.examples))
     covisitation = fit_covisitation(events, task.vocabulary)
     model = RetrievalModel(task.config.two_tower, task.vocabulary, trained.weights, covisitation)
     return TrainedRetrieval(model, trained.history, trained.best_epoch)
-
-
-def _selection(rows: TrainingRows) -> pl.Expr:
-    chosen = pl.col(SPLIT).is_in(rows.splits)
-    return chosen if rows.before is None else chosen & (pl.col(SEQUENCE) < rows.before)

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 if TYPE_CHECKING:
     from train.loop import FitConfig, TrainingTask
@@ -20,14 +28,23 @@ class Scaling(BaseModel):
     """What averages the gradients: Horovod, torch DistributedDataParallel, or nothing: then the calling process
     trains alone, without Ray."""
 
-    num_workers: PositiveInt = 2
-    """Worker processes; of no meaning with backend `none`."""
+    num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
+    """Worker processes; of no meaning with backend `none`. A pair is the fewest and the most: training starts with as
+    many as fit, and goes on with fewer or more as nodes leave and join. The global batch stays the same."""
 
     cpus_per_worker: PositiveFloat = 1.0
     """Logical CPUs that Ray sets aside for each worker; it trains with so many threads, at least one."""
 
     use_gpu: bool = False
     """One GPU per worker, and NCCL between them (by Horovod if it was built with it)."""
+
+    resize_s: PositiveFloat = 60
+    """Seconds between two looks at whether more workers would fit. Then all of them are started anew, which costs
+    some ten seconds and what was done since the last checkpoint; of meaning with a pair of `num_workers`."""
+
+    checkpoint_s: NonNegativeFloat = 60
+    """Seconds between two checkpoints within an epoch (0: one after every step); there is always one after an
+    epoch."""
 
     max_failures: NonNegativeInt = 2
     """How often a training goes on from its last checkpoint after a worker was lost."""
@@ -47,6 +64,23 @@ class Scaling(BaseModel):
 
     wait_for_nodes: bool = False
     """The cluster adds nodes on demand: wait for them, instead of refusing what does not fit now."""
+
+    @field_validator("num_workers")
+    @classmethod
+    def _fewest_before_most(cls, num_workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(num_workers, tuple) and num_workers[0] > num_workers[1]:
+            raise ValueError(f"num_workers is {list(num_workers)}, expected the fewest and the most, like [1, 4]")
+        return num_workers
+
+    @property
+    def min_workers(self) -> int:
+        """With fewer, training waits."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What of this may change the outcome; the rest may differ when a training is gone on with."""
+        return self.model_dump(mode="json", include={"backend", "num_workers", "cpus_per_worker", "use_gpu"})
 
 
 @dataclass(frozen=True)

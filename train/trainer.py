@@ -4,10 +4,11 @@
 back is read from the run's folder, `storage/name`, which every node must see:
 
     progress.jsonl   one line per epoch, written by rank 0 and followed here
-    checkpoint_…     the newest checkpoint, the best weights included
+    checkpoint_…     the newest two checkpoints, the best weights included
     finished.json    names the checkpoint of a training that came to its end
 
-A training goes on when it is called again with the same name, and a finished one is simply read.
+A training goes on from its newest checkpoint when it is called again with the same name, also with another number of
+workers, and a finished one is simply read.
 """
 
 import json
@@ -21,10 +22,11 @@ from typing import Any
 import torch
 
 from cluster.files import write_atomically
-from train.checkpoint import read_best_weights, read_checkpoint, write_checkpoint
+from train.checkpoint import Checkpoints, read_best_weights
 from train.communicator import SingleProcess
-from train.loop import EpochResult, FitConfig, TrainingState, TrainingTask, fit
-from train.progress import Follower, append_progress
+from train.loop import EpochResult, FitConfig, TrainingTask
+from train.progress import Follower
+from train.resumable import fit_in_folder
 from train.scaling import Scaling, Work
 from train.tracking import TrackingTarget, start_run
 
@@ -87,12 +89,13 @@ def train_distributed(
             run = stack.enter_context(start_run(tracking, settings))
         follower = Follower(folder, on_new=progress, on_any=run.log_epoch if run else None)
         if scaling.backend == "none":
-            checkpoint = _train_here(work, follower)
+            _train_here(work, follower)
         else:
             from train.ray_workers import train_on_ray
 
             with follower.in_background():
-                checkpoint = train_on_ray(work)
+                train_on_ray(work)
+    checkpoint = Checkpoints(folder).newest_folder()
     run_id = run.run_id if run else None
     marker = {"checkpoint": checkpoint.name, "fit": fit.model_dump(), "run_id": run_id}
     write_atomically(folder / FINISHED_FILE, json.dumps(marker, indent=1))
@@ -116,16 +119,15 @@ def _read_finished(folder: Path, fit: FitConfig) -> TrainedModel | None:
     return TrainedModel(*read_best_weights(checkpoint), checkpoint, marker["run_id"])
 
 
-def _train_here(work: Work, follower: Follower) -> Path:
-    """Train in this process, with a checkpoint after each epoch as well."""
-    checkpoint = work.folder / "checkpoint_local"
-
-    def on_epoch(result: EpochResult, state: TrainingState) -> None:
-        write_checkpoint(state, checkpoint)
-        append_progress(work.folder, result)
-        follower.catch_up()
-
-    device = torch.device("cuda" if work.scaling.use_gpu else "cpu")
-    resume = read_checkpoint(checkpoint) if checkpoint.exists() else None
-    fit(work.build_task(work.task_config), SingleProcess(device), work.fit, on_epoch, resume)
-    return checkpoint
+def _train_here(work: Work, follower: Follower) -> None:
+    """Train in this process."""
+    communicator = SingleProcess(torch.device("cuda" if work.scaling.use_gpu else "cpu"))
+    task = work.build_task(work.task_config)
+    fit_in_folder(
+        task,
+        communicator,
+        work.fit,
+        folder=work.folder,
+        checkpoint_s=work.scaling.checkpoint_s,
+        on_epoch=follower.catch_up,
+    )

@@ -21,17 +21,13 @@ def train_steps(communicator: Communicator) -> dict[str, Any]:
     task = ToyTask(ToyConfig(init_seed=communicator.rank))
     model, optimizer = communicator.prepare(task.model, task.optimizer())
     gradients: dict[str, torch.Tensor] = {}
-    step = 0
-    for epoch in range(1, 10):
-        for batch in task.batches(epoch, communicator.rank, communicator.size):
-            if step == STEPS:
-                break
-            optimizer.zero_grad()
-            model(batch).backward()
-            optimizer.step()
-            if step == 0:
-                gradients = {name: _gradient(parameter) for name, parameter in task.model.named_parameters()}
-            step += 1
+    for epoch in range(STEPS):
+        share = next(task.order.shares(epoch, communicator.rank, communicator.size))
+        optimizer.zero_grad()
+        model(task.batch(share)).backward()
+        optimizer.step()
+        if epoch == 0:
+            gradients = {name: _gradient(parameter) for name, parameter in task.model.named_parameters()}
     return {
         "gradients": gradients,
         "weights": task.model.state_dict(),
@@ -46,7 +42,7 @@ def share_state(communicator: Communicator) -> dict[str, torch.Tensor]:
     task = ToyTask(ToyConfig(init_seed=communicator.rank))
     optimizer = task.optimizer()
     if communicator.rank == 0:
-        task.model(next(task.batches(1, 0, 1))).backward()
+        task.model(task.batch(next(task.order.shares(1, 0, 1)))).backward()
         optimizer.step()
         optimizer.param_groups[0]["lr"] = 0.25
     _, prepared = communicator.prepare(task.model, optimizer)
@@ -58,7 +54,7 @@ def share_state(communicator: Communicator) -> dict[str, torch.Tensor]:
 
 def lose_a_peer(communicator: Communicator) -> dict[str, Any]:
     """How long rank 0 takes to notice that rank 1 is no more."""
-    communicator.barrier()
+    communicator.allreduce_mean(torch.zeros(1))
     if communicator.rank == 1:
         os._exit(0)
     started = time.monotonic()
@@ -71,7 +67,7 @@ def lose_a_peer(communicator: Communicator) -> dict[str, Any]:
 
 def stall(communicator: Communicator) -> dict[str, Any]:
     """How long rank 0 waits for rank 1, which lives but does not come for a while."""
-    communicator.barrier()
+    communicator.allreduce_mean(torch.zeros(1))
     started = time.monotonic()
     try:
         if communicator.rank == 1:

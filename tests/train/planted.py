@@ -1,8 +1,10 @@
 """A data set in which something is to be learnt: items in groups, users who walk through one group step by step."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +15,7 @@ from data.offline.pipeline import build_examples, examples_folder
 from data.parallel import in_process
 from data.quality.validation import polars_schema
 from data.schema import EVENTS, ITEMS, QUARANTINE, USERS
+from train.loop import TrainingTask
 
 GROUPS, GROUP_SIZE, USERS_PER_GROUP = 3, 20, 80
 HISTORY = 12
@@ -101,3 +104,8 @@ def planted_users() -> pl.DataFrame:
         {"user_id": [f"user {number}" for number in numbers], "attributes": [[f"age={n % 7}"] for n in numbers]},
         schema=polars_schema(USERS),
     )
+
+
+def batches(task: TrainingTask, epoch: int, rank: int = 0, size: int = 1) -> Iterator[Any]:
+    """What a rank trains on in an epoch."""
+    return (task.batch(share) for share in task.order.shares(epoch, rank, size))

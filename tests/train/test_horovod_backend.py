@@ -132,6 +132,6 @@ def test_three_workers_on_two_uneven_nodes(tmp_path: Path) -> None:
     alone = train_distributed(build_toy, ToyConfig(), fit, Scaling(backend="none"), name="alone", storage=tmp_path)
     error = float(finished.stdout.split("final error")[1].split()[0])
     assert error == pytest.approx(alone.history[-1].metrics["error"], rel=1e-4)
-    assert {path.name.split(",pid")[0] for path in tmp_path.glob("epoch=0*")} == {
-        f"epoch=0,rank={rank},size=3" for rank in range(3)
+    assert {path.name.split(",pid")[0] for path in tmp_path.glob("rank=*")} == {
+        f"rank={rank},size=3" for rank in range(3)
     }

@@ -1,13 +1,17 @@
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
 from cluster.errors import TowerlineError
-from tests.train.toy_task import EXAMPLES, ToyConfig, ToyTask
+from tests.train.toy_task import EXAMPLES, Batch, ToyConfig, ToyTask
 from train.checkpoint import read_checkpoint, write_checkpoint
 from train.communicator import SingleProcess
+from train.epoch import Position
 from train.loop import EpochResult, FitConfig, TrainingState, fit
+from train.order import Share
 
 ERROR = FitConfig(epochs=6, metric="error", mode="min")
 
@@ -56,6 +60,75 @@ def test_without_a_metric_the_last_epoch_is_the_result() -> None:
     _assert_equal(result.weights, task.model.state_dict())
 
 
+def test_training_resumed_within_an_epoch_is_the_same_training(tmp_path: Path) -> None:
+    config = ToyConfig(dropout=0.5, examples=47)
+    positions: list[Position] = []
+
+    def keep(state: TrainingState) -> None:
+        write_checkpoint(state, tmp_path / str(len(positions)))
+        positions.append(state.position)
+
+    whole = fit(ToyTask(config), SingleProcess(), ERROR, on_checkpoint=keep, checkpoint_s=0)
+    assert [(position.epoch, position.cursor) for position in positions] == [
+        (epoch, cursor) for epoch in range(6) for cursor in (16, 32)
+    ]
+    for number in (0, 1, 7, 11):
+        torch.manual_seed(number)
+        resume = read_checkpoint(tmp_path / str(number))
+        resumed = fit(ToyTask(config), SingleProcess(), ERROR, resume=resume)
+        _assert_equal(resumed.weights, whole.weights)
+        assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in whole.history]
+        assert [epoch.metrics for epoch in resumed.history] == [epoch.metrics for epoch in whole.history]
+        assert resumed.best_epoch == whole.best_epoch
+
+
+def test_checkpoints_within_an_epoch_come_about_every_so_many_seconds() -> None:
+    kept: list[float] = []
+    config = ToyConfig(examples=100, batch_size=1, step_s=0.02)
+    every_s = 0.5
+    result = fit(
+        ToyTask(config),
+        SingleProcess(),
+        FitConfig(epochs=1, metric=None),
+        on_checkpoint=lambda state: kept.append(state.position.seconds),
+        checkpoint_s=every_s,
+    )
+    assert kept[0] >= every_s
+    assert all(after - before >= every_s for before, after in pairwise(kept))
+    assert len(kept) >= result.history[0].seconds / (3 * every_s)
+
+
+def test_without_an_interval_there_are_no_checkpoints_within_an_epoch() -> None:
+    kept: list[TrainingState] = []
+    fit(ToyTask(ToyConfig()), SingleProcess(), ERROR, on_checkpoint=kept.append)
+    assert kept == []
+
+
+def test_waiting_for_data_is_measured() -> None:
+    task = ToyTask(ToyConfig(step_s=0.01))
+    assert fit(task, SingleProcess(), FitConfig(epochs=1, metric=None)).history[0].data_wait < 0.5
+    batch_of = task.batch
+
+    def slow(share: Share) -> Batch:
+        time.sleep(0.1)
+        return batch_of(share)
+
+    task.batch = slow  # type: ignore[method-assign]
+    starved = fit(task, SingleProcess(), FitConfig(epochs=1, metric=None)).history[0]
+    assert 0.5 < starved.data_wait <= 1
+    assert starved.seconds >= 0.3
+
+
+def test_a_checkpoint_of_other_examples_is_refused(tmp_path: Path) -> None:
+    fit(ToyTask(ToyConfig()), SingleProcess(), ERROR, lambda _, state: write_checkpoint(state, tmp_path / "c"))
+    resume = read_checkpoint(tmp_path / "c")
+    for other in (ToyConfig(examples=47), ToyConfig(batch_size=15)):
+        with pytest.raises(
+            TowerlineError, match=r"checkpoint of epoch 6 after 0 examples was made with other examples"
+        ):
+            fit(ToyTask(other), SingleProcess(), ERROR, resume=resume)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_resumed_training_is_the_same_training(tmp_path: Path, dropout: float) -> None:
     def keep(epoch: EpochResult, state: TrainingState) -> None:
@@ -80,7 +153,7 @@ def test_random_numbers_of_the_caller_are_left_alone() -> None:
 
 
 def test_diverged_loss_names_epoch_and_learning_rate() -> None:
-    with pytest.raises(TowerlineError, match=r"loss of epoch 1 is nan.*below 1e\+30, for example 1e\+29"):
+    with pytest.raises(TowerlineError, match=r"loss of epoch 0 is nan.*below 1e\+30, for example 1e\+29"):
         fit(ToyTask(ToyConfig(learning_rate=1e30)), SingleProcess(), ERROR)
 
 
@@ -96,15 +169,13 @@ def test_parameter_without_gradient_is_named() -> None:
         fit(ToyTask(ToyConfig(unused_parameter=True)), SingleProcess(), ERROR)
 
 
-def test_epoch_without_batches_is_refused() -> None:
-    task = ToyTask(ToyConfig())
-    task.batches = lambda epoch, rank, size: iter([])  # type: ignore[method-assign]  # noqa: ARG005
-    with pytest.raises(TowerlineError, match="epoch 0 has no batches"):
-        fit(task, SingleProcess(), ERROR)
+def test_a_task_without_examples_is_refused() -> None:
+    with pytest.raises(TowerlineError, match="no examples to train on; check that the training split"):
+        fit(ToyTask(ToyConfig(examples=0)), SingleProcess(), ERROR)
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     fit(ToyTask(ToyConfig()), SingleProcess(), ERROR, lambda _, state: write_checkpoint(state, tmp_path / "c"))
     other = ToyTask(ToyConfig(unused_parameter=True))
-    with pytest.raises(TowerlineError, match=r"checkpoint of epoch 5 is of another model .*forgotten"):
+    with pytest.raises(TowerlineError, match=r"checkpoint of epoch 6 after 0 examples is of another model .*forgotten"):
         fit(other, SingleProcess(), ERROR, resume=read_checkpoint(tmp_path / "c"))

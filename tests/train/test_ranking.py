@@ -12,7 +12,7 @@ from torch import Tensor
 from cluster.errors import TowerlineError
 from data.offline.store import read_examples
 from data.splits import TRAIN, VALIDATION
-from tests.train.planted import Planted
+from tests.train.planted import Planted, batches
 from train.candidates import ItemFeatures, find_candidates
 from train.histories import Histories
 from train.models.ranker import RankingBatch
@@ -167,16 +167,16 @@ def _seen(batches: list[RankingBatch]) -> list[tuple[float, ...]]:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_list_is_seen_once_per_epoch(written: RankingTaskConfig, size: int) -> None:
     task = RankingTask(written)
-    shares = [list(task.batches(1, rank, size)) for rank in range(size)]
+    shares = [list(batches(task, 1, rank, size)) for rank in range(size)]
     whole = RankingBatch(task._inputs, task._positive_B, 1.0)
     assert sorted(row for share in shares for row in _seen(share)) == sorted(_seen([whole]))
     for step in zip(*shares, strict=True):
         count = sum(len(batch.positive_B) for batch in step)
         assert count <= 10
         assert all(batch.scale == size / count for batch in step)
-    alone = [_seen([batch]) for batch in task.batches(1, 0, 1)]
+    alone = [_seen([batch]) for batch in batches(task, 1, 0, 1)]
     assert [_seen(list(step)) for step in zip(*shares, strict=True)] == alone
-    assert _seen(list(task.batches(2, 0, 1))) != _seen(list(task.batches(1, 0, 1)))
+    assert _seen(list(batches(task, 2, 0, 1))) != _seen(list(batches(task, 1, 0, 1)))
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -192,8 +192,8 @@ def test_the_mean_over_ranks_is_the_loss_and_the_gradient_of_one_process(written
         weights = task.model.named_parameters()
         return loss.item(), {name: weight.grad.clone() for name, weight in weights if weight.grad is not None}
 
-    alone, gradients = loss_and_gradients(next(task.batches(0, 0, 1)))
-    ranks = [loss_and_gradients(next(task.batches(0, rank, size))) for rank in range(size)]
+    alone, gradients = loss_and_gradients(next(batches(task, 0, 0, 1)))
+    ranks = [loss_and_gradients(next(batches(task, 0, rank, size))) for rank in range(size)]
     assert len(gradients) == len(list(task.model.parameters()))
     assert np.mean([loss for loss, _ in ranks]) == pytest.approx(alone, rel=1e-5)
     for name, gradient in gradients.items():

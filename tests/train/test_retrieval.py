@@ -9,13 +9,14 @@ from cluster.errors import TowerlineError
 from data.offline.store import read_examples
 from data.splits import TEST, TRAIN, VALIDATION
 from tests.train.conftest import RETRIEVAL, DonePath
-from tests.train.planted import NEVER_CHOSEN, Planted
-from train.metrics import ndcg_at, ranks_of, recall_at
+from tests.train.planted import NEVER_CHOSEN, Planted, batches
+from train.metrics.accuracy import hits_of, ndcg_at, recall_at
 from train.models.covisitation import fit_covisitation
 from train.models.retrieval import RetrievalModel
 from train.ranking import moment_t1
-from train.retrieval import RetrievalConfig, RetrievalTask, TrainingRows, retrieval_task, train_retrieval
+from train.retrieval import RetrievalConfig, RetrievalTask, retrieval_task, train_retrieval
 from train.scaling import Scaling
+from train.training_rows import TrainingRows
 from train.vocabulary import UNKNOWN
 
 ALONE = Scaling(backend="none")
@@ -34,12 +35,12 @@ def test_only_the_chosen_rows_are_learnt_from(planted: Planted, examples: pl.Dat
     expected = examples.filter(pl.col("split").is_in(rows.splits))
     if rows.before is not None:
         expected = expected.filter(pl.col("sequence") < rows.before)
-    assert task.examples_per_epoch == expected.height
+    assert len(task.order) == expected.height
     counts = np.zeros(task.model.item_frequency_I.shape[0])
     codes = task._vocabulary.encode_items(expected["item_id"])
     np.add.at(counts, codes, 1)
     assert task.model.item_frequency_I.tolist() == counts.tolist()
-    seen = torch.cat([batch.target_B for batch in task.batches(0, 0, 1)])
+    seen = torch.cat([batch.target_B for batch in batches(task, 0, 0, 1)])
     assert sorted(seen.tolist()) == sorted(codes.tolist())
 
 
@@ -65,10 +66,11 @@ def test_validation_ranks_the_whole_catalogue_with_the_history_masked(planted: P
         before = examples.filter((pl.col("user_id") == user) & (pl.col("sequence") < sequence))
         scores_I[task._vocabulary.encode_items(before["item_id"])] = -np.inf
     ranked_BI = np.argsort(-scores_BI, axis=1, kind="stable")
-    ranks = ranks_of(task._vocabulary.encode_items(rows["item_id"]), ranked_BI)
+    hits_BI = hits_of(ranked_BI, list(task._vocabulary.encode_items(rows["item_id"])[:, np.newaxis]))
+    one_B = np.ones(rows.height, dtype=np.int64)
     measured = task.validate()
-    assert measured["ndcg@10"] == pytest.approx(ndcg_at(ranks, 10), abs=0.002)
-    assert measured["recall@10"] == pytest.approx(recall_at(ranks, 10), abs=0.01)
+    assert measured["ndcg@10"] == pytest.approx(ndcg_at(hits_BI, one_B, 10).mean(), abs=0.002)
+    assert measured["recall@10"] == pytest.approx(recall_at(hits_BI, one_B, 10).mean(), abs=0.01)
     assert list(measured) == ["ndcg@10", "recall@10"]
 
 
