@@ -15,6 +15,11 @@ from cluster.settings import Settings
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+MOST_TOGETHER = 4
+"""Tasks that go to a worker at once, where there are many: each trip costs tens of ms, and what is lost is redone."""
+SHARES = 8
+"""Trips that every worker makes at least, so that all end at about the same time."""
+
 
 class Run(Protocol):
     """How a function is mapped over tasks. Results come in any order; the first error a person can act on is raised."""
@@ -30,7 +35,7 @@ def in_process(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Ite
 
 
 def on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-    """As a Ray Data graph, in the session of this process; a task whose worker dies is run again."""
+    """As a Ray Data graph, in the session of this process; tasks whose worker dies are run again."""
     import ray.cloudpickle
     import ray.data
 
@@ -38,14 +43,19 @@ def on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterato
         return
     # What goes wrong is raised here; Ray Data would print it as well, with a traceback.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    at_once = min(_tasks_at_once(), len(tasks))
+    together = min(MOST_TOGETHER, max(1, len(tasks) // (SHARES * at_once)))
     rows = [{"task": _pickled(task)} for task in tasks]
-    source = ray.data.from_items(rows, override_num_blocks=len(rows))
+    source = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // together))
     results = source.map_batches(
         functools.partial(_call, function),
         batch_format="pyarrow",
         batch_size=None,
-        compute=ray.data.TaskPoolStrategy(size=min(_tasks_at_once(), len(rows))),
+        compute=ray.data.TaskPoolStrategy(size=at_once),
     )
+    # Reservations start from a cluster without CPUs and admit one task at a time until they have heard of it. There is
+    # one step here and its results are small: the size above is all the limit that is needed.
+    results.context.op_resource_reservation_enabled = False
     for row in results.iter_rows():
         result, error = ray.cloudpickle.loads(row["result"])
         if error is not None:
@@ -84,6 +94,7 @@ def _call(function: Callable[[Any], Any], batch: pa.Table) -> pa.Table:
             results.append((function(ray.cloudpickle.loads(pickled)), None))
         except (TowerlineError, OSError) as error:
             results.append((None, error))
+            break
     return pa.table({"result": pa.array([_pickled(result) for result in results], pa.large_binary())})
 
 

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,20 @@ from data.parallel import in_process, on_ray
 
 def square(number: int) -> int:
     return number * number
+
+
+class Meets:
+    """Waits until a second process is at it too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, number: int) -> tuple[int, bool]:
+        (self.folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + 60
+        while len(list(self.folder.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return number, len(list(self.folder.iterdir())) >= 2
 
 
 def refuse(number: int) -> int:
@@ -42,10 +57,17 @@ def test_both_ways_map() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_many_tasks_go_to_several_workers_some_at_a_time(tmp_path: Path) -> None:
+    assert sorted(on_ray(Meets(tmp_path), range(150))) == [(number, True) for number in range(150)]
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_an_error_that_a_person_can_act_on_comes_back_as_it_was() -> None:
     for run in (on_ray, in_process):
         with pytest.raises(TowerlineError, match=r"^three is too much$"):
             list(run(refuse, [1, 2, 3]))
+        with pytest.raises(TowerlineError, match=r"^three is too much$"):
+            list(run(refuse, [*range(4), *range(5, 150)]))
         with pytest.raises(OSError, match="No space left") as error:
             list(run(refuse, [1, 2, 4]))
         assert error.value.errno == 28
