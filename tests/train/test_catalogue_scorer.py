@@ -83,6 +83,18 @@ def test_scores_are_in_the_order_of_the_recommendations(source: CandidateSource)
     assert (np.diff(answers, axis=1)[is_tie] > 0).all(), "ties by code"
 
 
+@pytest.mark.parametrize("name", ["popularity", "item_item", "ease", "ials"])
+def test_an_item_that_nobody_met_is_no_better_than_the_worst(name: str) -> None:
+    """Its score is no zero among the negative ones of others."""
+    source = SOURCES[name]()
+    source.fit(events_of(*WORDS), VOCABULARY)
+    rows, everything = asking(*HISTORIES), np.tile(np.arange(1, 18), (len(HISTORIES), 1))
+    scores = source.score(rows, everything)
+    np.testing.assert_array_equal(scores[:, -1], scores.min(axis=1))
+    if name in ("ease", "ials"):
+        assert (scores.min(axis=1) < 0).any()
+
+
 def test_what_is_no_item_has_no_score(source: CandidateSource) -> None:
     scores = source.score(asking("ab"), np.array([[UNKNOWN, 3, UNKNOWN]]))
     assert np.isneginf(scores[0, [0, 2]]).all()

@@ -42,9 +42,7 @@ def test_sums_of_cosines_by_hand() -> None:
         [0, 0, 0, 0, 0],
     ]
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
-    answers = source.recommend(
-        asking("a", "c", "bd", ""), [np.array([1]), np.array([3]), np.array([2, 4]), NOTHING], 3
-    )
+    answers = source.recommend(asking("a", "c", "bd", ""), [np.array([1]), np.array([3]), np.array([2, 4]), NOTHING], 3)
     assert answers.tolist() == [[2, 3, 4], [4, 1, 2], [1, 3, 0], [1, 2, 3]]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel
 from torch import Tensor
@@ -110,6 +111,12 @@ class CatalogueScorer(ABC, Generic[Config]):
     def _joined(self, ranked: list[Codes], count: int) -> Codes:
         nothing = np.empty((0, min(count, self.vocabulary.num_items)), dtype=np.int64)
         return np.concatenate([nothing, *ranked])
+
+
+def last_if_never_met(scores_BI: Floats, met_I: npt.NDArray[np.bool_]) -> Floats:
+    """In place: an item of which nothing was learnt is no better for anybody than the worst of the others."""
+    scores_BI[:, ~met_I] = scores_BI[:, met_I].min(axis=1, keepdims=True)
+    return scores_BI
 
 
 def _best_allowed(scores_BI: Floats, exclude: Sequence[Codes], count: int) -> Codes:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cluster.errors import TowerlineError
 from train.index import Codes, Floats
-from train.models.catalogue_scorer import CatalogueScorer
+from train.models.catalogue_scorer import CatalogueScorer, last_if_never_met
 from train.models.interactions import histories, interactions
 from train.vocabulary import Vocabulary
 
@@ -45,6 +45,7 @@ class EASE(CatalogueScorer[EASEConfig]):
     def __init__(self, config: EASEConfig | None = None) -> None:
         super().__init__(config or EASEConfig())
         self._weights_II: Floats = np.empty((0, 0), dtype=np.float32)
+        self._met_I = np.empty(0, dtype=np.bool_)
 
     @classmethod
     def config_kind(cls) -> type[EASEConfig]:
@@ -65,12 +66,15 @@ class EASE(CatalogueScorer[EASEConfig]):
                 f"{self.config.memory_limit_gib:g} ({most:,} items); raise it, or use item_item or ials, whose memory "
                 "grows with the events"
             )
-        self._weights_II = solve(interactions(events, vocabulary), self.config.regularization)
+        met_UI = interactions(events, vocabulary)
+        self._weights_II = solve(met_UI, self.config.regularization)
+        self._met_I = met_UI.sum(axis=0) > 0
 
     def scores(self, rows: pl.DataFrame) -> Floats:
         """What the history predicts for each item (B, I + 1)."""
         history_BI = histories(rows, self.vocabulary, self.config.history_half_life)
-        return np.asarray(history_BI @ self._weights_II, dtype=np.float32)
+        scores_BI = np.asarray(history_BI @ self._weights_II, dtype=np.float32)
+        return last_if_never_met(scores_BI, self._met_I)
 
     def similarities(self, items: Codes) -> Floats:
         """What each of N items says for every other (N, I + 1); -inf for nothing, or against it."""
@@ -78,12 +82,12 @@ class EASE(CatalogueScorer[EASEConfig]):
         return np.where(weights_NI > 0, weights_NI, np.float32(-np.inf))
 
     def weights(self) -> dict[str, Tensor]:
-        """B."""
-        return {"weights_II": torch.from_numpy(self._weights_II)}
+        """B, and which items have events."""
+        return {"weights_II": torch.from_numpy(self._weights_II), "met_I": torch.from_numpy(self._met_I)}
 
     def take(self, weights: dict[str, Tensor]) -> None:
         """Become what `weights` was called on."""
-        self._weights_II = weights["weights_II"].numpy()
+        self._weights_II, self._met_I = weights["weights_II"].numpy(), weights["met_I"].numpy()
 
 
 def solve(met_UI: scipy.sparse.csr_array, regularization: float) -> Floats:

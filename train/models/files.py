@@ -9,6 +9,7 @@ import safetensors.torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from cluster.errors import TowerlineError
 from train.vocabulary import Vocabulary
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -26,7 +27,17 @@ def save_files(folder: Path, config: BaseModel, vocabulary: Vocabulary, weights:
 
 
 def load_files(folder: Path, kind: type[Config]) -> tuple[Config, Vocabulary, dict[str, Tensor]]:
-    """Read what `save_files` wrote, with a configuration of this kind."""
-    config = kind.model_validate_json((folder / CONFIG_FILE).read_bytes())
-    vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
-    return config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE)
+    """Read what `save_files` wrote, with a configuration of this kind.
+
+    Raises:
+        TowerlineError: a file is missing, cut short, or of another kind of model.
+    """
+    reading = CONFIG_FILE
+    try:
+        config = kind.model_validate_json((folder / CONFIG_FILE).read_bytes())
+        reading = VOCABULARY_FILE
+        vocabulary = Vocabulary.from_json((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
+        reading = WEIGHTS_FILE
+        return config, vocabulary, safetensors.torch.load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise TowerlineError(f"{folder / reading} cannot be read: {error}; fetch or train the model again") from error

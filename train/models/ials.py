@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from train.index import Codes, Floats
-from train.models.catalogue_scorer import CatalogueScorer
+from train.models.catalogue_scorer import CatalogueScorer, last_if_never_met
 from train.models.ials_blocks import OtherSide, Penalty, Solver, in_process, where_there_is_room
 from train.models.interactions import histories, interactions
 from train.vocabulary import Vocabulary
@@ -82,8 +82,9 @@ class IALS(CatalogueScorer[IALSConfig]):
 
     def scores(self, rows: pl.DataFrame) -> Floats:
         """Inner products (B, I + 1) of the item factors and of what the history gives for the user."""
-        scores_BI: Floats = (self.fold_in(rows) @ self._items.factors_ND.T).numpy()
-        return scores_BI
+        factors_ID = self._items.factors_ND
+        scores_BI: Floats = (self.fold_in(rows) @ factors_ID.T).numpy()
+        return last_if_never_met(scores_BI, factors_ID.any(dim=1).numpy())
 
     def fold_in(self, rows: pl.DataFrame) -> Tensor:
         """The factors (B, D) of the users of B feature rows; zero for an empty history."""

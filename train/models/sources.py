@@ -40,8 +40,10 @@ def load_source(folder: Path) -> KeptSource:
     """
     try:
         kind = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("kind")
-    except OSError as error:
-        raise TowerlineError(f"{folder} holds no candidate source: {error}; save one there first") from error
+    except (OSError, ValueError) as error:
+        raise TowerlineError(
+            f"{folder / CONFIG_FILE} is not that of a candidate source: {error}; save one there again"
+        ) from error
     if kind not in SOURCES:
         raise TowerlineError(f"{folder}: kind is {kind!r}, expected one of {', '.join(SOURCES)}")
     return SOURCES[kind].load(folder)
