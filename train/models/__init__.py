@@ -1,1 +1,1 @@
-"""The models: two-tower retrieval, the ranker and the baselines they are measured against."""
+"""The models: two-tower retrieval, the ranker, and candidate sources that learn from events alone."""
