@@ -125,10 +125,10 @@ def test_a_storage_that_goes_away_is_one_clear_error(tmp_path: Path) -> None:
         with passing.filesystem.open_output_stream("shop/events.csv") as file:
             file.write(encoded(raw_events(9, 60), "csv"))
 
-        def alone(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        def left_alone(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
             passing.kill()
             return in_process(function, tasks)
 
         source = TabularSource(events=address(passing, "shop/events.csv"))
         with pytest.raises(TowerlineError, match=r"^s3://shop/events.csv cannot be opened \(.*connect.*\); "):
-            ingest(tmp_path, "shop", source, RULES, run=alone)
+            ingest(tmp_path, "shop", source, RULES, run=left_alone)
