@@ -9,8 +9,10 @@ import rich.console
 from rich.table import Table
 
 from train.evaluation import Evaluation
+from train.gate import absolute_checks
 from train.loop import EpochResult
-from train.workflow import gates
+from train.promotion import Decision
+from train.registry import RegisteredPair, registered_name
 from tune.search import TrialOutcome
 
 METRICS = ("recall@10", "ndcg@10", "mrr", "coverage@10")
@@ -55,8 +57,18 @@ class Console:
         """The table of a comparison, its protocol, and whether it meets what is asked of it."""
         self._out.print(comparison_table(evaluation))
         self.say(f"protocol {evaluation.protocol_hash}, {evaluation.users:,} users: {evaluation.protocol}")
-        for gate in gates(evaluation):
-            self.say(f"{'passed' if gate.passed else 'FAILED'}: {gate.words}")
+        for check in absolute_checks(evaluation):
+            self.say(str(check))
+
+    def registered(self, pair: RegisteredPair) -> None:
+        """The versions of a variant."""
+        for kind, version in pair.versions.items():
+            self.say(f"registered {registered_name(pair.dataset, kind)} version {version}, variant {pair.variant}")
+
+    def decision(self, decision: Decision) -> None:
+        """What the gate found, and who is champion now."""
+        for line in decision.lines():
+            self.say(line)
 
 
 def comparison_table(evaluation: Evaluation) -> Table:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from serve.skew_check import Checked
     from train.evaluation import Evaluation
     from train.loop import EpochResult
+    from train.promotion import Decision
+    from train.registry import RegisteredPair
     from train.workflow import Workflow
 
 DATASET = "movielens-100k"
@@ -115,15 +117,30 @@ def train(workflow: "Workflow", config: "TrainingConfig", console: "Console") ->
         console.say("retrieval on everything, to serve")
         refitted = workflow.refit_retrieval(retrieval_config, epochs)
     with console.step("Evaluation"):
-        evaluation = workflow.compare(retrieval.model, ranking, config.ranking.num_candidates)
-        console.comparison(evaluation)
-    with console.step("Registry: both models in MLflow, alias champion"):
-        versions = workflow.register_champion(refitted, retrieval_config, ranking, config.ranking, evaluation)
-        for kind, version in versions.items():
-            console.say(f"{DATASET}-{kind} version {version}")
+        measured = workflow.compare(retrieval.model, ranking, config.ranking.num_candidates)
+        console.comparison(measured.evaluation)
+    with console.step("Registry: both models in MLflow, champion if they pass the gate"):
+        pair = workflow.register_pair(refitted, retrieval_config, ranking, config.ranking, measured)
+        console.registered(pair)
+        console.decision(promoted(workflow, pair, config))
     workflow.forget()
     trained_config = config.model_copy(update={"retrieval": retrieval_config})
-    return Trained(trained_config, evaluation, {"two-tower": retrieval.history, "ranker": ranking.history})
+    return Trained(trained_config, measured.evaluation, {"two-tower": retrieval.history, "ranker": ranking.history})
+
+
+def promoted(workflow: "Workflow", pair: "RegisteredPair", config: "TrainingConfig") -> "Decision":
+    """Promote the pair if it is better than the champion, which an equal one, of the same demo run again, is not.
+
+    A champion of an older version of this code or data, measured otherwise, is replaced. Raises TowerlineError, with
+    the numbers, if there is no champion then.
+    """
+    decision = workflow.promote(pair, config.gate)
+    if decision.entry is None and not decision.report.comparable:
+        reason = "the demo's champion was measured by another protocol or on other data"
+        decision = workflow.promote(pair, config.gate, force=reason)
+    if decision.entry is None and decision.report.against is None:
+        raise TowerlineError("; ".join(decision.report.failed))
+    return decision
 
 
 def require_no_skew(checked: "Checked", console: "Console") -> None:
@@ -136,9 +153,9 @@ def require_no_skew(checked: "Checked", console: "Console") -> None:
 
 def require_passed(evaluation: "Evaluation") -> None:
     """Raise TowerlineError, with the numbers, if the models are not as good as the demo promises."""
-    from train.workflow import gates
+    from train.gate import absolute_checks
 
-    failed = [gate.words for gate in gates(evaluation) if not gate.passed]
+    failed = [check.words for check in absolute_checks(evaluation) if not check.passed]
     if failed:
         raise TowerlineError("; ".join(failed))
 

@@ -1,4 +1,4 @@
-"""Train a ranker for the challenger two-tower, refit the two-tower on everything, and make the pair the champion."""
+"""Train a ranker for the challenger two-tower, refit the two-tower on everything, and promote the pair if it passes."""
 
 import argparse
 from pathlib import Path
@@ -38,16 +38,17 @@ def main(arguments: list[str]) -> None:
         past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
         console.say("the ranker on the events after T1")
         ranking = workflow.train_ranking(config.ranking, past.model, retrieval)
-        evaluation = workflow.compare(retrieval, ranking, config.ranking.num_candidates)
+        measured = workflow.compare(retrieval, ranking, config.ranking.num_candidates)
         console.say("retrieval on everything, to serve")
         refitted = workflow.refit_retrieval(retrieval_config, epochs)
-        versions = workflow.register_champion(refitted, retrieval_config, ranking, config.ranking, evaluation)
+        pair = workflow.register_pair(refitted, retrieval_config, ranking, config.ranking, measured)
+        decision = workflow.promote(pair, config.gate)
     workflow.forget()
     used = config.model_copy(update={"retrieval": retrieval_config})
-    console.comparison(evaluation)
-    for kind, version in versions.items():
-        console.say(f"registered {asked.dataset}-{kind} version {version}, alias champion")
-    console.say(f"report: {report_of(clock, workflow, used, evaluation).write(settings.home)}")
+    console.comparison(measured.evaluation)
+    console.registered(pair)
+    console.decision(decision)
+    console.say(f"report: {report_of(clock, workflow, used, measured.evaluation).write(settings.home)}")
 
 
 if __name__ == "__main__":

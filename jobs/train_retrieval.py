@@ -30,12 +30,12 @@ def main(arguments: list[str]) -> None:
     with connect(settings, log_to_driver=False):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         trained = workflow.train_retrieval(config.retrieval)
-        evaluation = workflow.compare(trained.model)
-        version = workflow.register_challenger(trained, config.retrieval, evaluation)
+        measured = workflow.compare(trained.model)
+        version = workflow.register_challenger(trained, config.retrieval, measured)
     workflow.forget()
-    console.comparison(evaluation)
+    console.comparison(measured.evaluation)
     console.say(f"registered {asked.dataset}-two-tower version {version}, alias challenger")
-    console.say(f"report: {report_of(clock, workflow, config, evaluation).write(settings.home)}")
+    console.say(f"report: {report_of(clock, workflow, config, measured.evaluation).write(settings.home)}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from data.offline.pipeline import ensure_examples
 from jobs.console import Console
 from train import tracking
 from train.evaluation import Evaluation
+from train.gate import GateConfig
 from train.ranking import RankingConfig
 from train.retrieval import RetrievalConfig
 from train.scaling import Scaling
@@ -38,6 +39,8 @@ class TrainingConfig(BaseModel):
     """The hyperparameter search."""
     scaling: Scaling = Scaling()
     """Workers and what connects them."""
+    gate: GateConfig = GateConfig()
+    """What a variant must meet to become champion."""
 
 
 def read_training_config(path: Path | None) -> TrainingConfig:

@@ -43,6 +43,9 @@ class AppConfig(BaseModel):
     dataset: str = Field(min_length=1)
     """Data set whose champion is served."""
 
+    champion_poll_s: PositiveFloat = 3.0
+    """Seconds between two looks at the registry for another champion."""
+
     graph: GraphConfig = GraphConfig()
     explain: ExplainConfig = ExplainConfig()
     gateway_replicas: Replicas = Replicas(max=2)

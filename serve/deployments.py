@@ -1,6 +1,7 @@
 """Thin Ray Serve wrappers: one class per stage, for the stages that get replicas of their own.
 
-Nothing here imports torch: a replica of the language model has no use for it.
+Nothing here imports torch: a replica of the language model has no use for it. Every batch says by which variant it is
+answered, so that no answer is made of two, whichever of them each replica took up first.
 """
 
 import asyncio
@@ -10,20 +11,51 @@ from cluster.settings import Settings
 from serve.batch import Batch, Stage
 from serve.config import AppConfig
 from serve.graph import StageName
-from serve.loading import Parts
+from serve.loading import Parts, explain_stage, make_first
+
+KEPT_VARIANTS = 2
+"""The one that answers, and the one that comes or goes."""
 
 
 class StageReplica:
-    """Base of the remote stages: one stage, asked for whole batches."""
+    """Base of the remote stages that belong to a variant: asked for whole batches."""
 
     name: StageName
 
     def __init__(self, settings: Settings, config: AppConfig) -> None:
-        self._stage: Stage = Parts(settings, config).stage(self.name)
+        self._settings = settings
+        self._config = config
+        first = make_first(settings, config, self._make)
+        self._ready: dict[str, Stage] = {first.serving: first.made}
+        """The least recently used first."""
+        self._coming: dict[str, asyncio.Task[Stage]] = {}
 
-    async def run(self, batch: Batch) -> Batch:
+    async def run(self, batch: Batch, variant: str) -> Batch:
         """The stage's answer, computed in a thread so that the replica goes on answering health checks."""
-        return await asyncio.to_thread(self._stage.run, batch)
+        stage = await self._stage(variant)
+        return await asyncio.to_thread(stage.run, batch)
+
+    async def prepare(self, variant: str) -> None:
+        """Have a variant ready before the first batch of it comes. Raises TowerlineError if it cannot be loaded."""
+        await self._stage(variant)
+
+    async def _stage(self, variant: str) -> Stage:
+        if variant not in self._ready:
+            if variant not in self._coming:
+                self._coming[variant] = asyncio.create_task(asyncio.to_thread(self._make, variant))
+                self._coming[variant].add_done_callback(lambda _: self._coming.pop(variant))
+            return self._keep(variant, await asyncio.shield(self._coming[variant]))
+        return self._keep(variant, self._ready[variant])
+
+    def _keep(self, variant: str, stage: Stage) -> Stage:
+        self._ready.pop(variant, None)
+        self._ready[variant] = stage
+        while len(self._ready) > KEPT_VARIANTS:
+            del self._ready[next(iter(self._ready))]
+        return stage
+
+    def _make(self, variant: str) -> Stage:
+        return Parts(self._settings, self._config, variant).stage(self.name)
 
 
 class FeaturesReplica(StageReplica):
@@ -50,13 +82,18 @@ class RankingReplica(StageReplica):
     name = "ranking"
 
 
-class ExplainReplica(StageReplica):
-    """Runs the language model."""
+class ExplainReplica:
+    """Runs the language model, which is the same for every variant."""
 
-    name = "explain"
+    def __init__(self, settings: Settings, config: AppConfig) -> None:
+        self._stage = explain_stage(config)
+
+    async def run(self, batch: Batch, variant: str) -> Batch:
+        """The sentences, written in a thread so that the replica goes on answering health checks."""
+        return await asyncio.to_thread(self._stage.run, batch)
 
 
-REPLICAS: Mapping[StageName, type[StageReplica]] = {
-    replica.name: replica
-    for replica in (FeaturesReplica, RetrievalReplica, FilterReplica, RankingReplica, ExplainReplica)
+REPLICAS: Mapping[StageName, type[StageReplica] | type[ExplainReplica]] = {
+    **{replica.name: replica for replica in (FeaturesReplica, RetrievalReplica, FilterReplica, RankingReplica)},
+    "explain": ExplainReplica,
 }

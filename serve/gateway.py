@@ -1,7 +1,9 @@
 """The gateway: the deployment that takes HTTP requests and runs the graph."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import ray.exceptions
@@ -14,10 +16,11 @@ from cluster.settings import Settings
 from serve.batch import Batch
 from serve.config import AppConfig
 from serve.decisions import DecisionLog
-from serve.graph import Graph, RemoteCall, StageName, StageUnavailableError
+from serve.graph import RANKED, Graph, RemoteCall, StageName, StageUnavailableError
 from serve.http import build_http
-from serve.loading import Parts
+from serve.loading import Parts, make_first
 from serve.service import Place, Service
+from serve.takeover import Champions, Live
 
 logger = logging.getLogger(__name__)
 
@@ -29,32 +32,59 @@ class Gateway:
     def __init__(
         self, settings: Settings, config: AppConfig, remote: Mapping[StageName, DeploymentHandle[Any]]
     ) -> None:
-        replica = ray.serve.get_replica_context().replica_id.unique_id
-        parts = Parts(settings, config)
-        stages = {name: parts.stage(name) for name in config.graph.in_process()}
-        calls = {name: _remote_call(name, handle) for name, handle in remote.items()}
-        self._service = Service(
-            place=Place(config.dataset, replica),
-            variant=parts.variant,
-            graph=Graph(config.graph, stages, calls),
-            store=parts.store,
-            decisions=DecisionLog(settings.home / "decisions" / config.dataset, replica),
-        )
+        self._settings = settings
+        self._config = config
+        self._remote = remote
+        self._replica = ray.serve.get_replica_context().replica_id.unique_id
+        self._decisions = DecisionLog(settings.home / "decisions" / config.dataset, self._replica)
+        first = make_first(settings, config, self._make)
+        self._live = Live(first.made, self._decisions, first.champion, first.refused)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_http(self._service)
+        return build_http(self._live, self._following)
 
     async def check_health(self) -> None:
         """Called by Serve: a replica whose model does not answer is replaced."""
-        await self._service.health()
+        await self._live.health()
+
+    def _following(self) -> AbstractAsyncContextManager[None]:
+        champions = Champions(self._settings, self._config.dataset)
+        return self._live.following(champions.look, self._prepare, self._config.champion_poll_s)
+
+    async def _prepare(self, variant: str) -> Service:
+        """A service that has answered a probe, here and, where stages are remote, with every replica of theirs."""
+        service = await asyncio.to_thread(self._make, variant)
+        try:
+            remote = [self._remote[name] for name in RANKED if name in self._remote]
+            await asyncio.gather(*(handle.broadcast("prepare", variant).results_async() for handle in remote))
+            await service.health()
+        except BaseException:
+            service.close()
+            raise
+        return service
+
+    def _make(self, variant: str) -> Service:
+        parts = Parts(self._settings, self._config, variant)
+        stages = {name: parts.stage(name) for name in self._config.graph.in_process()}
+        calls = {name: _remote_call(name, handle, variant) for name, handle in self._remote.items()}
+        return Service(
+            place=Place(self._config.dataset, self._replica),
+            variant=parts.variant,
+            graph=Graph(self._config.graph, stages, calls),
+            store=parts.store,
+            decisions=self._decisions,
+        )
 
 
-def _remote_call(name: StageName, handle: DeploymentHandle[Any]) -> RemoteCall:
-    """One handle call per batch. What Ray reports as failure of the stage becomes `StageUnavailableError`."""
+def _remote_call(name: StageName, handle: DeploymentHandle[Any], variant: str) -> RemoteCall:
+    """One handle call per batch, which says by which variant it is answered.
+
+    What Ray reports as failure of the stage becomes `StageUnavailableError`.
+    """
 
     async def call(batch: Batch) -> Batch:
         try:
-            answered: Any = await handle.run.remote(batch)
+            answered: Any = await handle.run.remote(batch, variant)
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.warning("stage %s failed: %s", name, error)
             raise StageUnavailableError(f"stage {name!r} does not answer") from error

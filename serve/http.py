@@ -1,8 +1,8 @@
 """The HTTP endpoint: routes, documentation and errors of one `Service`, as an ASGI application without Ray."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query
@@ -21,7 +21,7 @@ from serve.schemas import (
     RecommendResponse,
     SimilarResponse,
 )
-from serve.service import Service
+from serve.takeover import Live
 
 MAX_BODY = 2 * 2**20
 """Bytes of a request's body."""
@@ -50,17 +50,18 @@ class _IdConvertor(PathConvertor):
     regex = r"[\s\S]*"
 
 
-def build_http(service: Service) -> FastAPI:
+def build_http(live: Live, meanwhile: Callable[[], AbstractAsyncContextManager[None]] = nullcontext) -> FastAPI:
     """The ASGI application of a service: warms it up before the first request and closes it after the last.
 
-    Swagger UI is served from here.
+    `meanwhile` is entered between the two. Swagger UI is served from here.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
-        await service.health()
-        yield
-        await asyncio.to_thread(service.close)
+        await live.health()
+        async with meanwhile():
+            yield
+        await live.close()
 
     app = FastAPIOffline(
         title="Towerline",
@@ -71,17 +72,18 @@ def build_http(service: Service) -> FastAPI:
         lifespan=lifespan,
     )
     register_url_convertor("id", _IdConvertor())
-    _add_routes(app, service)
+    _add_routes(app, live)
     install(app, MAX_BODY)
     _declare_problems(app)
     return app
 
 
-def _add_routes(app: FastAPI, service: Service) -> None:
+def _add_routes(app: FastAPI, live: Live) -> None:
     @app.post("/v1/recommend", responses=_PROBLEMS)
     async def recommend(request: RecommendRequest) -> RecommendResponse:
         """Items for a user, best first. An unknown user gets an answer too."""
-        return await service.recommend(request)
+        with live.serving() as service:
+            return await service.recommend(request)
 
     @app.get("/v1/items/{item_id:id}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)
     async def similar(
@@ -89,17 +91,19 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         query: Annotated[SimilarQuery, Query()],
     ) -> SimilarResponse:
         """The items nearest to one."""
-        return service.similar(item_id, query.count)
+        with live.serving() as service:
+            return service.similar(item_id, query.count)
 
     @app.post("/v1/feedback", responses=_PROBLEMS)
     async def feedback(request: FeedbackRequest) -> FeedbackResponse:
         """Tell what users did. The events are on the disk when the answer comes, and count from then on."""
-        return await asyncio.to_thread(service.feedback, request)
+        with live.serving() as service:
+            return await asyncio.to_thread(service.feedback, request)
 
     @app.get("/healthz", responses={503: _PROBLEMS[503]})
     async def healthz() -> Health:
         """Whether the model answers: this asks it."""
-        return await service.health()
+        return await live.health()
 
 
 def _declare_problems(app: FastAPI) -> None:

@@ -1,18 +1,27 @@
 """From the registry and the stores to what a replica needs, imported and loaded when it is first asked for."""
 
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from data.features import views
 from data.online.store import OnlineStore, open_online_store
 from serve.batch import Stage
 from serve.config import AppConfig
 from serve.graph import StageName
+from train.ledger import read_ledger
 
 if TYPE_CHECKING:
     from serve.variant import Variant
     from train.registry import LoadedModels
+
+Made = TypeVar("Made")
+
+logger = logging.getLogger(__name__)
 
 
 def online_store(settings: Settings, dataset: str, history_length: int) -> OnlineStore:
@@ -20,30 +29,41 @@ def online_store(settings: Settings, dataset: str, history_length: int) -> Onlin
     return open_online_store(settings, dataset, views(history_length))
 
 
-class Parts:
-    """The parts of one replica. A replica of the language model never asks for the variant, and so never loads it."""
+def explain_stage(config: AppConfig) -> Stage:
+    """The language model's stage: it belongs to no variant."""
+    from cluster.assets import SMOLLM2, fetch
+    from serve.stages.explain import Explain
 
-    def __init__(self, settings: Settings, config: AppConfig) -> None:
+    return Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, config.explain)
+
+
+class Parts:
+    """The parts that one variant has in one replica. Properties raise `TowerlineError` where a part is not usable."""
+
+    def __init__(self, settings: Settings, config: AppConfig, variant: str) -> None:
+        """`variant`: its name."""
         self._settings = settings
         self._config = config
+        self._name = variant
 
     @cached_property
     def _models(self) -> "LoadedModels":
-        from train.registry import load_champion
+        from train.registry import find_pair, load_pair
 
-        return load_champion(self._settings.tracking_uri, self._config.dataset)
+        address = self._settings.tracking_uri
+        return load_pair(address, find_pair(address, self._config.dataset, self._name))
 
     @cached_property
     def variant(self) -> "Variant":
-        """The champion. Raises `TowerlineError` if there is none or it does not fit this code's features."""
+        """The models. They are of this code's features."""
         from serve.variant import Variant
 
         return Variant.of(self._models)
 
     @cached_property
     def store(self) -> OnlineStore:
-        """The online store. Raises `TowerlineError` if it does not hold what the champion was trained on."""
-        from train.registry import require_stored_features
+        """The online store. It holds what the variant was trained on."""
+        from train.card import require_stored_features
 
         store = online_store(self._settings, self._config.dataset, self.variant.history_length)
         if store.published_version() is None:
@@ -76,7 +96,42 @@ class Parts:
 
                 return GatherFacts(self.variant.catalogue, graph.explained_items)
             case "explain":
-                from cluster.assets import SMOLLM2, fetch
-                from serve.stages.explain import Explain
+                return explain_stage(self._config)
 
-                return Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, self._config.explain)
+
+@dataclass(frozen=True)
+class First(Generic[Made]):
+    """What a replica begins with."""
+
+    champion: str
+    """The variant that the registry names."""
+    serving: str
+    """The variant that was made, of which `made` is a part."""
+    made: Made
+    refused: str | None
+    """Why the champion is not the one that serves."""
+
+
+def make_first(settings: Settings, config: AppConfig, make: Callable[[str], Made]) -> First[Made]:
+    """What `make` gives for the champion or, where that cannot be made, for the champion before it, and so on.
+
+    A replica that is started while the champion is broken thus serves what the others still serve.
+
+    Raises:
+        TowerlineError: there is no champion, or none that can be made; it tells of the present one.
+    """
+    from train.registry import champion_pair
+
+    champion = champion_pair(settings.tracking_uri, config.dataset).variant
+    try:
+        return First(champion, champion, make(champion), refused=None)
+    except TowerlineError as error:
+        for variant in read_ledger(settings.tracking_uri, config.dataset).earlier():
+            try:
+                made = make(variant)
+            except TowerlineError as older:
+                logger.warning("variant %s cannot be served either: %s", variant, older)
+                continue
+            logger.warning("variant %s is served, not the champion %s: %s", variant, champion, error)
+            return First(champion, variant, made, refused=str(error))
+        raise

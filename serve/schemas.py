@@ -162,6 +162,14 @@ class Health(HttpModel):
 
     status: str
     variant: str
+    """The variant that answers."""
+
+    champion: str
+    """The variant that the registry names. It takes over within seconds, unless it is refused."""
+
+    refused: str | None = None
+    """Why the champion does not answer although it was tried; it is tried again."""
+
     models: dict[str, str]
     data_set: str
     data_version: str | None

@@ -78,6 +78,11 @@ class Service:
         self._prompt_version = prompt_version()
         self._feature_views = feature_fingerprints(variant.history_length)
 
+    @property
+    def variant(self) -> str:
+        """Name of the variant that answers."""
+        return self._variant.name
+
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """Items for one user, and the decision log's entry for them."""
         call = Call(
@@ -171,6 +176,7 @@ class Service:
         return Health(
             status="ok",
             variant=self._variant.name,
+            champion=self._variant.name,
             models=dict(self._variant.versions),
             data_set=self._place.data_set,
             data_version=outcome.batch.data_version,
@@ -182,9 +188,9 @@ class Service:
         )
 
     def close(self) -> None:
-        """Write what is left of the decision log and give the threads back."""
-        self._decisions.close()
+        """Give the threads and the store's connections back. The decision log is left to who opened it."""
         self._graph.close()
+        self._store.close()
 
     async def _answer(self, call: Call) -> Outcome:
         try:

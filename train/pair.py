@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from train.candidates import ItemFeatures
-from train.index import Codes
+from train.index import Codes, Floats
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 
@@ -33,11 +33,20 @@ class RankedRecommender:
 
     def recommend(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> Codes:
         """The candidates in the ranker's order, then the rest."""
-        users_BD = self._retrieval.encode_users(rows)
-        codes_BK, scores_BK = self._retrieval.index.search(users_BD, max(count, self._num_candidates), exclude)
-        head_BK, head_scores_BK = codes_BK[:, : self._num_candidates], scores_BK[:, : self._num_candidates]
-        features_BKF = self._items.at(rows, head_BK)
-        logits_BK = self._ranking.score(rows, head_BK, head_scores_BK, features_BKF, self._retrieval)
+        codes_BK, logits_BK = self._search(rows, exclude, max(count, self._num_candidates))
+        head_BK = codes_BK[:, : self._num_candidates]
         order_BK = np.argsort(-logits_BK, axis=1, kind="stable")
         reranked_BK = np.take_along_axis(head_BK, order_BK, axis=1)
         return np.concatenate([reranked_BK, codes_BK[:, self._num_candidates :]], axis=1)[:, :count]
+
+    def score(self, rows: pl.DataFrame, exclude: list[Codes]) -> tuple[Codes, Floats]:
+        """The candidates (B, K) in retrieval order and the ranker's scores for them."""
+        return self._search(rows, exclude, self._num_candidates)
+
+    def _search(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> tuple[Codes, Floats]:
+        """`count` codes in retrieval order, and the ranker's scores for the candidates, which are the first of them."""
+        users_BD = self._retrieval.encode_users(rows)
+        codes_BK, scores_BK = self._retrieval.index.search(users_BD, count, exclude)
+        head_BK, head_scores_BK = codes_BK[:, : self._num_candidates], scores_BK[:, : self._num_candidates]
+        features_BKF = self._items.at(rows, head_BK)
+        return codes_BK, self._ranking.score(rows, head_BK, head_scores_BK, features_BKF, self._retrieval)

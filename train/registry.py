@@ -1,25 +1,25 @@
 """Model versions in MLflow: what is kept of a model, and which pair answers requests.
 
-A registered model holds one folder per version: weights (safetensors), config, vocabulary, and `card.json`, which says
-where the model comes from. A two-tower's folder also holds the catalogue and the vectors of its item index. The
-two-tower and the ranker that were made for each other carry the same `variant` tag; the alias `champion` names the
-pair that serves.
+A registered model holds one folder per version: weights (safetensors), config, vocabulary, `card.json`, which says
+where the model comes from, and `contents.json`, the digest of each file. A two-tower's folder also holds the catalogue
+and the vectors of its item index. The two-tower and the ranker that were made for each other carry the same `variant`
+tag; the ledger (`train.ledger`) says which variant serves.
 """
 
+import hashlib
+import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
 from cluster.errors import TowerlineError
-from data.features import feature_fingerprints
-from train.evaluation import Evaluation
-from train.models.candidate_features import ranker_fingerprints
+from train.card import CARD_FILE, KINDS, Kind, ModelCard, read_card
+from train.ledger import read_ledger
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.tracking import TrackedRun, connect
@@ -28,46 +28,26 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-Kind = Literal["two-tower", "ranker"]
-
-CHAMPION = "champion"
 CHALLENGER = "challenger"
-CARD_FILE = "card.json"
+CONTENTS_FILE = "contents.json"
 CATALOGUE_FILE = "catalogue.parquet"
+USER_VALUES_FILE = "user_values.parquet"
 INDEX_FILE = "item_vectors.npy"
 VARIANT_TAG = "variant"
 
 
-class ModelCard(BaseModel):
-    """Where a model version comes from: enough to train it again."""
+@dataclass(frozen=True)
+class RegisteredPair:
+    """A variant in the registry: the two models that were made for each other."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Kind
-    variant: str
-    """Shared by the models that were made for each other."""
     dataset: str
-    data_version: str
-    """SHA-256 of the data set's content."""
-    trained_on: str
-    """Which of its events, in words."""
-    config: dict[str, Any]
-    """Resolved configuration, seeds included."""
-    scaling: dict[str, Any]
-    """Workers and what connected them."""
-    history_length: int
-    """Events of a user's history that the features carry."""
-    feature_fingerprints: dict[str, str]
-    """Feature view to the hash of its definition."""
-    evaluation: Evaluation | None
-    """How the model did; of a refitted one, how the same configuration did on held-out events."""
-    curve: list[dict[str, float]]
-    """One entry per epoch."""
-    best_epoch: int
-    """The epoch whose weights were kept, from 0."""
-    git_commit: str
-    versions: dict[str, str]
-    """Of the libraries."""
+    variant: str
+    models: "Mapping[Kind, ModelVersion]"
+
+    @property
+    def versions(self) -> dict[Kind, str]:
+        """Registry version of each model."""
+        return {kind: str(version.version) for kind, version in self.models.items()}
 
 
 @dataclass(frozen=True)
@@ -100,90 +80,120 @@ def register_retrieval(
         return _register(run, Path(folder), card, alias)
 
 
-def register_ranking(run: TrackedRun, model: RankingModel, card: ModelCard, alias: str | None = None) -> str:
-    """Log the ranker under `run`; returns the new version."""
+def register_ranking(run: TrackedRun, model: RankingModel, card: ModelCard, values: pl.DataFrame) -> str:
+    """Log the ranker under `run`, with the values by user (`train.user_values`) that the pair is judged by.
+
+    Returns the new version.
+    """
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder))
-        return _register(run, Path(folder), card, alias)
+        values.write_parquet(Path(folder) / USER_VALUES_FILE)
+        return _register(run, Path(folder), card, alias=None)
 
 
-def promote(tracking_uri: str, dataset: str, versions: Mapping[Kind, str]) -> None:
-    """Point the alias `champion` at a pair of versions."""
+def registered_pairs(tracking_uri: str, dataset: str) -> list[RegisteredPair]:
+    """Every variant of which both models are registered, the newest first."""
     client = connect(tracking_uri)
-    for kind, version in versions.items():
-        client.set_registered_model_alias(registered_name(dataset, kind), CHAMPION, version)
+    found: dict[str, dict[Kind, ModelVersion]] = {}
+    for kind in KINDS:
+        for version in _all_versions(client, f"name = '{registered_name(dataset, kind)}'"):
+            found.setdefault(version.tags[VARIANT_TAG], {})[kind] = version
+    pairs = [RegisteredPair(dataset, variant, models) for variant, models in found.items() if len(models) == len(KINDS)]
+    return sorted(pairs, key=lambda pair: int(pair.models["two-tower"].version), reverse=True)
+
+
+def newest_pair(tracking_uri: str, dataset: str) -> RegisteredPair:
+    """The variant that was registered last. Raises TowerlineError if there is none."""
+    pairs = registered_pairs(tracking_uri, dataset)
+    if not pairs:
+        raise TowerlineError(
+            f"the registry at {tracking_uri} has no variant of data set {dataset!r}; "
+            f"`python -m jobs.train_ranking --dataset {dataset}` registers one"
+        )
+    return pairs[0]
+
+
+def find_pair(tracking_uri: str, dataset: str, name: str) -> RegisteredPair:
+    """The variant of this name, of which the beginning is enough. Raises TowerlineError unless it is exactly one."""
+    pairs = registered_pairs(tracking_uri, dataset)
+    found = [pair for pair in pairs if name and pair.variant.startswith(name)]
+    if len(found) != 1:
+        listed = ", ".join(pair.variant for pair in (found or pairs)) or "none"
+        raise TowerlineError(
+            f"{len(found) or 'no'} registered variants of data set {dataset!r} begin with {name!r}, expected one of: "
+            f"{listed}; `python -m jobs.train_ranking --dataset {dataset}` registers one"
+        )
+    return found[0]
 
 
 def load_champion(tracking_uri: str, dataset: str) -> LoadedModels:
-    """The pair that serves.
-
-    Raises:
-        TowerlineError: there is no champion, its two models were not made for each other, or they were trained on
-            features that this code no longer computes.
-    """
-    pair = _champion(tracking_uri, dataset)
-    folders = {kind: _download(version.source, tracking_uri) for kind, version in pair.items()}
-    cards = {kind: _read_card(folder / CARD_FILE) for kind, folder in folders.items()}
-    for card in cards.values():
-        _require_same_features(card)
-    return LoadedModels(
-        variant=cards["two-tower"].variant,
-        retrieval=RetrievalModel.load(folders["two-tower"], np.load(folders["two-tower"] / INDEX_FILE)),
-        ranking=RankingModel.load(folders["ranker"]),
-        items=pl.read_parquet(folders["two-tower"] / CATALOGUE_FILE),
-        cards=cards,
-        versions={kind: str(version.version) for kind, version in pair.items()},
-    )
+    """The pair that serves. Raises TowerlineError if there is no champion, or where `load_pair` does."""
+    return load_pair(tracking_uri, champion_pair(tracking_uri, dataset))
 
 
 def champion_cards(tracking_uri: str, dataset: str) -> dict[Kind, ModelCard]:
     """The cards of the pair that serves, without the models. Raises TowerlineError where `load_champion` does."""
-    cards = {
-        kind: _read_card(_download(f"{version.source}/{CARD_FILE}", tracking_uri))
-        for kind, version in _champion(tracking_uri, dataset).items()
-    }
-    for card in cards.values():
-        _require_same_features(card)
-    return cards
+    return read_cards(tracking_uri, champion_pair(tracking_uri, dataset))
+
+
+def champion_pair(tracking_uri: str, dataset: str) -> RegisteredPair:
+    """The pair that the ledger names. Raises TowerlineError if there is none."""
+    champion = read_ledger(tracking_uri, dataset).champion
+    if champion is None:
+        raise TowerlineError(
+            f"the registry at {tracking_uri} has no champion of data set {dataset!r}; train one with "
+            f"`python -m jobs.train_ranking --dataset {dataset}`"
+        )
+    return find_pair(tracking_uri, dataset, champion)
+
+
+def load_pair(tracking_uri: str, pair: RegisteredPair) -> LoadedModels:
+    """The models of a variant.
+
+    Raises:
+        TowerlineError: an artifact is missing, cut short or altered, or they were trained on features that this code
+            no longer computes.
+    """
+    folders = {kind: _folder(version, pair.dataset, tracking_uri) for kind, version in pair.models.items()}
+    cards = {kind: read_card(folder) for kind, folder in folders.items()}
+    try:
+        retrieval = RetrievalModel.load(folders["two-tower"], np.load(folders["two-tower"] / INDEX_FILE))
+        ranking = RankingModel.load(folders["ranker"])
+        items = pl.read_parquet(folders["two-tower"] / CATALOGUE_FILE)
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+        # The files are those that were registered, so it is the code that has changed.
+        raise TowerlineError(
+            f"variant {pair.variant} of data set {pair.dataset!r} cannot be read by this code ({error}); train again, "
+            f"or use the code of commit {cards['two-tower'].git_commit}"
+        ) from error
+    return LoadedModels(pair.variant, retrieval, ranking, items, cards, pair.versions)
+
+
+def read_cards(tracking_uri: str, pair: RegisteredPair) -> dict[Kind, ModelCard]:
+    """The cards of a variant, of which all artifacts were looked at. Raises TowerlineError where `load_pair` does."""
+    return {kind: read_card(_folder(version, pair.dataset, tracking_uri)) for kind, version in pair.models.items()}
+
+
+def read_user_values(tracking_uri: str, pair: RegisteredPair) -> pl.DataFrame:
+    """The values by user that the variant's evaluation is made from. Raises TowerlineError where `load_pair` does."""
+    return pl.read_parquet(_folder(pair.models["ranker"], pair.dataset, tracking_uri) / USER_VALUES_FILE)
 
 
 def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, ModelCard]:
     """The two-tower that `train_retrieval` registered last.
 
     Raises:
-        TowerlineError: there is none, or it was trained on features that this code no longer computes.
+        TowerlineError: there is none, or where `load_pair` does.
     """
-    client = connect(tracking_uri)
-    version = _aliased(client, tracking_uri, dataset, "two-tower", CHALLENGER)
-    folder = _download(version.source, tracking_uri)
-    card = _read_card(folder / CARD_FILE)
-    _require_same_features(card)
-    return RetrievalModel.load(folder), card
-
-
-def require_stored_features(card: ModelCard, stored: Mapping[str, str]) -> None:
-    """Raise TowerlineError, naming both, unless an online store holds the feature views that a model was trained on.
-
-    `stored`: view to fingerprint, nothing if the store is empty.
-    """
-    how = f"`python -m jobs.serve_models --dataset {card.dataset}` publishes the data set with them"
-    if not stored:
-        raise TowerlineError(f"the online store of data set {card.dataset!r} is empty; {how}")
-    for view in feature_fingerprints(card.history_length):
-        if stored.get(view) != card.feature_fingerprints.get(view):
-            raise TowerlineError(f"{_trained_on(card, view)}, the online store holds {stored.get(view)}; {how}")
-
-
-def curve_of(history: Sequence[BaseModel]) -> list[dict[str, float]]:
-    """The epochs of a training as flat numbers."""
-    rows = [epoch.model_dump() for epoch in history]
-    return [{**{k: v for k, v in row.items() if k != "metrics"}, **row["metrics"]} for row in rows]
+    folder = _folder(_challenger(tracking_uri, dataset), dataset, tracking_uri)
+    return RetrievalModel.load(folder), read_card(folder)
 
 
 def _register(run: TrackedRun, folder: Path, card: ModelCard, alias: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     (folder / CARD_FILE).write_text(card.model_dump_json(indent=2), encoding="utf-8")
+    (folder / CONTENTS_FILE).write_text(json.dumps(_digests(folder), indent=2), encoding="utf-8")
     run.client.log_artifacts(run.run_id, str(folder), card.kind)
     name = registered_name(card.dataset, card.kind)
     try:
@@ -199,59 +209,61 @@ def _register(run: TrackedRun, folder: Path, card: ModelCard, alias: str | None)
     return version
 
 
-def _champion(tracking_uri: str, dataset: str) -> dict[Kind, "ModelVersion"]:
-    """The two versions with the alias `champion`. Raises TowerlineError unless they are of one variant."""
-    client = connect(tracking_uri)
-    two_tower = _aliased(client, tracking_uri, dataset, "two-tower", CHAMPION)
-    ranker = _aliased(client, tracking_uri, dataset, "ranker", CHAMPION)
-    variant = two_tower.tags[VARIANT_TAG]
-    if ranker.tags[VARIANT_TAG] != variant:
-        raise TowerlineError(
-            f"data set {dataset!r}: champion two-tower {two_tower.version} is of variant {variant}, champion ranker "
-            f"{ranker.version} of variant {ranker.tags[VARIANT_TAG]}; give the alias to a pair of one variant"
-        )
-    return {"two-tower": two_tower, "ranker": ranker}
+def _all_versions(client: "MlflowClient", condition: str) -> "list[ModelVersion]":
+    """Every version that meets the condition, in their order."""
+    versions: list[ModelVersion] = []
+    token = None
+    while True:
+        page = client.search_model_versions(condition, order_by=["version_number ASC"], page_token=token)
+        versions += page
+        token = page.token
+        if not token:
+            return versions
 
 
-def _aliased(client: "MlflowClient", tracking_uri: str, dataset: str, kind: Kind, alias: str) -> "ModelVersion":
+def _challenger(tracking_uri: str, dataset: str) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
-    name = registered_name(dataset, kind)
-    job = "train_ranking" if alias == CHAMPION else "train_retrieval"
+    name = registered_name(dataset, "two-tower")
     try:
-        return client.get_model_version_by_alias(name, alias)
+        return connect(tracking_uri).get_model_version_by_alias(name, CHALLENGER)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise TowerlineError(
-            f"the registry at {tracking_uri} has no {alias} of model {name!r}; "
-            f"train one with `python -m jobs.{job} --dataset {dataset}`"
+            f"the registry at {tracking_uri} has no {CHALLENGER} of model {name!r}; "
+            f"train one with `python -m jobs.train_retrieval --dataset {dataset}`"
         ) from error
 
 
-def _download(source: str | None, tracking_uri: str) -> Path:
-    """The folder or file behind an artifact's address, on this machine."""
+def _folder(version: "ModelVersion", dataset: str, tracking_uri: str) -> Path:
+    """A version's artifact on this machine, every file of it as it was registered."""
     from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
 
-    return Path(download_artifacts(artifact_uri=source, tracking_uri=tracking_uri))
-
-
-def _read_card(path: Path) -> ModelCard:
-    return ModelCard.model_validate_json(path.read_bytes())
-
-
-def _require_same_features(card: ModelCard) -> None:
-    current = feature_fingerprints(card.history_length) | ranker_fingerprints()
-    for view, fingerprint in card.feature_fingerprints.items():
-        if current.get(view) != fingerprint:
-            raise TowerlineError(
-                f"{_trained_on(card, view)}, this code computes {current.get(view)}; train again, or serve with the "
-                f"code of commit {card.git_commit}"
-            )
+    try:
+        folder = Path(download_artifacts(artifact_uri=version.source, tracking_uri=tracking_uri))
+        registered = json.loads((folder / CONTENTS_FILE).read_bytes())
+        present = _digests(folder)
+    except (MlflowException, OSError, ValueError) as error:
+        raise _unusable(version, dataset, f"is missing or cannot be read ({error})") from error
+    for name, digest in registered.items():
+        if name not in present:
+            raise _unusable(version, dataset, f"lacks the file {name}")
+        if present[name] != digest:
+            raise _unusable(version, dataset, f"holds another {name} than was registered (cut short or altered)")
+    return folder
 
 
-def _trained_on(card: ModelCard, view: str) -> str:
-    return (
-        f"the {card.kind} of data set {card.dataset!r} was trained on feature view {view!r} with fingerprint "
-        f"{card.feature_fingerprints.get(view)}"
+def _unusable(version: "ModelVersion", dataset: str, problem: str) -> TowerlineError:
+    return TowerlineError(
+        f"version {version.version} of model {version.name!r}: its artifact at {version.source} {problem}; restore "
+        f"that folder, train again, or, if it is the champion's, go back to the champion before with `python -m "
+        f"jobs.rollback_model --dataset {dataset}`"
     )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file but the list itself."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CONTENTS_FILE)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -25,26 +25,29 @@ from cluster.errors import TowerlineError
 from cluster.provenance import git_commit, versions
 from cluster.settings import Settings
 from data.dataset import Dataset
+from data.features import with_sequence
 from data.offline.store import read_examples, read_feature_manifest
-from data.splits import TEST, TRAIN, VALIDATION
 from train.candidates import ItemFeatures
-from train.cases import cases, training_events
-from train.evaluation import Evaluation, Measurements, measure
+from train.card import ModelCard, curve_of
+from train.cases import Cases, cases, training_events
+from train.evaluation import Measurements, measure
+from train.gate import PAIR, GateConfig
 from train.loop import EpochResult, FitConfig
-from train.models.baselines import ItemItem, Popularity
 from train.models.candidate_features import ranker_fingerprints
+from train.models.item_item import ItemItem
+from train.models.popularity import Popularity
 from train.models.retrieval import RetrievalModel
 from train.pair import RankedRecommender, TwoTowerRecommender
-from train.protocols import EvaluationProtocol, LeaveOneOut
+from train.pair_figures import with_pair_figures
+from train.promotion import Decision, promote
+from train.protocols import AnyProtocol, LeaveOneOut
 from train.ranking import RankingConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
-from train.recommender import Recommends
+from train.recommender import Recommender, Recommends
 from train.registry import (
     CHALLENGER,
-    Kind,
-    ModelCard,
-    curve_of,
+    RegisteredPair,
+    find_pair,
     load_challenger,
-    promote,
     register_ranking,
     register_retrieval,
 )
@@ -52,19 +55,14 @@ from train.retrieval import (
     RetrievalConfig,
     RetrievalTaskConfig,
     TrainedRetrieval,
-    TrainingRows,
     retrieval_task,
     train_retrieval,
 )
 from train.scaling import Scaling
 from train.tracking import TrackingTarget, start_run
 from train.trainer import delete_run
+from train.training_rows import ALL_EVENTS, TrainingRows
 from train.vocabulary import Vocabulary
-
-TRAIN_SPLIT = TrainingRows()
-ALL_EVENTS = TrainingRows(splits=(TRAIN, VALIDATION, TEST))
-GATE_OVER_POPULARITY = 1.6
-"""The two-tower must reach this multiple of popularity's NDCG@10."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +76,36 @@ class Workflow:
     scaling: Scaling
     progress: Callable[[EpochResult], None] | None = None
     """Called after each epoch."""
-    protocol: EvaluationProtocol = field(default_factory=LeaveOneOut)
+    protocol: AnyProtocol = field(default_factory=LeaveOneOut)
     """What trains and what is asked for."""
     _names: set[str] = field(default_factory=set)
 
     @cached_property
     def examples(self) -> pl.DataFrame:
-        """One row per event."""
-        return read_examples(self.examples_folder)
+        """One row per event, with the protocol's split."""
+        return self.protocol.assign(read_examples(self.examples_folder))
 
-    def retrieval_task(self, config: RetrievalConfig, rows: TrainingRows = TRAIN_SPLIT) -> RetrievalTaskConfig:
-        """What to train for a two-tower on these rows."""
-        return retrieval_task(self.dataset, self.examples_folder, config, rows)
+    @cached_property
+    def known_events(self) -> pl.DataFrame:
+        """The events that features may be computed from: all but those that the protocol keeps secret."""
+        return self.protocol.visible(self.protocol.assign(with_sequence(self.dataset.events())))
+
+    def retrieval_task(self, config: RetrievalConfig, rows: TrainingRows | None = None) -> RetrievalTaskConfig:
+        """What to train for a two-tower on these rows, the train split if None."""
+        return retrieval_task(self.dataset, self.examples_folder, config, rows or self.train_split)
+
+    @property
+    def train_split(self) -> TrainingRows:
+        """The rows that the protocol lets a model learn from."""
+        return TrainingRows(protocol=self.protocol)
 
     def train_retrieval(self, config: RetrievalConfig) -> TrainedRetrieval:
         """Step 1: on the train split, the best epoch by the validation events."""
-        return self._fit_retrieval("retrieval", config, TRAIN_SPLIT)
+        return self._fit_retrieval("retrieval", config, self.train_split)
 
     def train_past_retrieval(self, config: RetrievalConfig, epochs: int, past_share: float) -> TrainedRetrieval:
         """Step 2: on the train split before T1."""
-        rows = TrainingRows(before=moment_t1(self.examples, past_share))
+        rows = TrainingRows(protocol=self.protocol, before=moment_t1(self.examples, past_share))
         return self._fit_retrieval("retrieval-before-t1", _fixed(config, epochs), rows)
 
     def train_ranking(self, config: RankingConfig, past: RetrievalModel, retrieval: RetrievalModel) -> TrainedRanking:
@@ -110,6 +118,7 @@ class Workflow:
             past_retrieval=past,
             retrieval=retrieval,
             folder=self.storage / name / "candidates",
+            events=self.known_events,
         )
         return train_ranking(
             task,
@@ -122,57 +131,66 @@ class Workflow:
 
     def compare(
         self, retrieval: RetrievalModel, ranking: TrainedRanking | None = None, num_candidates: int = 100
-    ) -> Evaluation:
+    ) -> Measurements:
         """Step 4: the baselines, the two-tower and, if given, the two-tower with the ranker, on the test events."""
         vocabulary = retrieval.vocabulary
         recommenders = self.baselines(vocabulary)
         recommenders["two_tower"] = TwoTowerRecommender(retrieval)
-        if ranking is not None:
-            items = ItemFeatures(self.dataset.events(), vocabulary)
-            recommenders["two_tower_ranker"] = RankedRecommender(retrieval, ranking.model, items, num_candidates)
-        return self.measure(recommenders, vocabulary).evaluation
+        if ranking is None:
+            return self.measure(recommenders, vocabulary)
+        items = ItemFeatures(self.known_events, vocabulary)
+        pair = recommenders[PAIR] = RankedRecommender(retrieval, ranking.model, items, num_candidates)
+        return with_pair_figures(self.measure(recommenders, vocabulary), PAIR, pair, self.cases(vocabulary))
 
     def baselines(self, vocabulary: Vocabulary) -> dict[str, Recommends]:
         """What the models are measured against, fitted on the train split."""
         train_events = training_events(self.protocol, self.dataset.events())
-        return {"popularity": Popularity(train_events, vocabulary), "item_item": ItemItem(train_events, vocabulary)}
+        baselines: dict[str, Recommender] = {"popularity": Popularity(), "item_item": ItemItem()}
+        for baseline in baselines.values():
+            baseline.fit(train_events, vocabulary)
+        return dict(baselines)
 
     def measure(self, recommenders: Mapping[str, Recommends], vocabulary: Vocabulary) -> Measurements:
         """Any recommenders on the test events."""
+        return measure(recommenders, self.cases(vocabulary), self.dataset.items())
+
+    def cases(self, vocabulary: Vocabulary) -> Cases:
+        """The questions of the test events."""
         length = read_feature_manifest(self.examples_folder).history_length
-        asked = cases(self.protocol, self.dataset.events(), self.dataset.users(), vocabulary, history_length=length)
-        return measure(recommenders, asked, self.dataset.items())
+        return cases(self.protocol, self.dataset.events(), self.dataset.users(), vocabulary, history_length=length)
 
     def refit_retrieval(self, config: RetrievalConfig, epochs: int) -> TrainedRetrieval:
         """Step 5: on all events."""
         return self._fit_retrieval("retrieval-all", _fixed(config, epochs), ALL_EVENTS)
 
-    def register_challenger(self, trained: TrainedRetrieval, config: RetrievalConfig, evaluation: Evaluation) -> str:
+    def register_challenger(self, trained: TrainedRetrieval, config: RetrievalConfig, measured: Measurements) -> str:
         """Register the two-tower of step 1 under the alias `challenger`; returns its version."""
-        card = self._card(uuid.uuid4().hex, trained, config, "train split of leave-one-out", evaluation)
+        card = self._card(uuid.uuid4().hex, trained, config, self.train_split, measured)
         with start_run(self.tracking("register challenger")) as run:
             return register_retrieval(run, trained.model, card, self.dataset.items(), CHALLENGER)
 
-    def register_champion(
+    def register_pair(
         self,
         retrieval: TrainedRetrieval,
         retrieval_config: RetrievalConfig,
         ranking: TrainedRanking,
         ranking_config: RankingConfig,
-        evaluation: Evaluation,
-    ) -> dict[Kind, str]:
-        """Register the pair of steps 3 and 5 and give both the alias `champion`; returns their versions."""
+        measured: Measurements,
+    ) -> RegisteredPair:
+        """Register the models of steps 3 and 5 as a variant, which answers nobody before it is promoted."""
         variant = uuid.uuid4().hex
-        retrieval_card = self._card(variant, retrieval, retrieval_config, "all events", evaluation)
-        ranking_card = self._card(variant, ranking, ranking_config, "train split of leave-one-out after T1", evaluation)
-        with start_run(self.tracking("register champion")) as run:
-            run.log_metrics({name.replace("/", "."): value for name, value in evaluation.figures.items()})
-            registered: dict[Kind, str] = {
-                "two-tower": register_retrieval(run, retrieval.model, retrieval_card, self.dataset.items()),
-                "ranker": register_ranking(run, ranking.model, ranking_card),
-            }
-        promote(self.settings.tracking_uri, self.dataset.name, registered)
-        return registered
+        retrieval_card = self._card(variant, retrieval, retrieval_config, ALL_EVENTS, measured)
+        after_t1 = TrainingRows(protocol=self.protocol, since=moment_t1(self.examples, ranking_config.past_share))
+        ranking_card = self._card(variant, ranking, ranking_config, after_t1, measured)
+        with start_run(self.tracking("register pair")) as run:
+            run.log_metrics({name.replace("/", "."): value for name, value in measured.evaluation.figures.items()})
+            register_retrieval(run, retrieval.model, retrieval_card, self.dataset.items())
+            register_ranking(run, ranking.model, ranking_card, measured.values)
+        return find_pair(self.settings.tracking_uri, self.dataset.name, variant)
+
+    def promote(self, pair: RegisteredPair, config: GateConfig | None = None, force: str | None = None) -> Decision:
+        """Make a registered pair the champion, if it passes the gate or `force` says why it need not."""
+        return promote(self.settings.tracking_uri, self.dataset.name, pair.variant, config, force)
 
     def load_challenger(self) -> tuple[RetrievalModel, RetrievalConfig, int]:
         """The two-tower that step 1 registered, its configuration and how many epochs it took.
@@ -237,8 +255,8 @@ class Workflow:
         variant: str,
         trained: TrainedRetrieval | TrainedRanking,
         config: RetrievalConfig | RankingConfig,
-        trained_on: str,
-        evaluation: Evaluation,
+        trained_on: TrainingRows,
+        measured: Measurements,
     ) -> ModelCard:
         features = read_feature_manifest(self.examples_folder)
         return ModelCard(
@@ -251,39 +269,12 @@ class Workflow:
             scaling=self.scaling.model_dump(mode="json"),
             history_length=features.history_length,
             feature_fingerprints=features.fingerprints | ranker_fingerprints(),
-            evaluation=evaluation,
+            evaluation=measured.evaluation,
             curve=curve_of(trained.history),
             best_epoch=trained.best_epoch,
             git_commit=git_commit(),
             versions=versions(),
         )
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A condition that the figures of a comparison meet or not."""
-
-    words: str
-    passed: bool
-
-
-def gates(evaluation: Evaluation) -> list[Gate]:
-    """What the models are held to, with the numbers. A data set of one's own may have reasons to miss it."""
-    figures = evaluation.figures
-    popularity, two_tower = figures["ndcg@10/popularity"], figures["ndcg@10/two_tower"]
-    ratio = two_tower / popularity if popularity else float("inf")
-    found = [
-        Gate(
-            f"two-tower NDCG@10 {two_tower:.4f} is {ratio:.2f} x popularity's {popularity:.4f}; "
-            f"at least {GATE_OVER_POPULARITY} x is asked for",
-            two_tower > 0 and ratio >= GATE_OVER_POPULARITY,
-        )
-    ]
-    if "ndcg@10/two_tower_ranker" in figures:
-        ranked = figures["ndcg@10/two_tower_ranker"]
-        words = f"two-tower + ranker NDCG@10 {ranked:.4f} must not fall below the two-tower's {two_tower:.4f}"
-        found.append(Gate(words, ranked >= two_tower))
-    return found
 
 
 def _fixed(config: RetrievalConfig, epochs: int) -> RetrievalConfig:

@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train_retrieval", ["--dataset", "shop", "--config", "nowhere.toml"], {}, "nowhere.toml"),
         ("train_retrieval", ["--dataset", "shop"], {"TOWERLINE_MLFLOW_TRACKING_URI": NOBODY}, NOBODY),
         ("train_ranking", ["--dataset", "shop"], {}, "jobs.train_retrieval --dataset shop"),
-        ("serve_models", ["--dataset", "shop"], {}, "has no champion of model 'shop-two-tower'"),
+        ("serve_models", ["--dataset", "shop"], {}, "has no champion of data set 'shop'"),
         ("quickstart", [], {"TOWERLINE_SERVE_PORT": "taken"}, "set TOWERLINE_SERVE_PORT"),
         ("quickstart", [], {"TOWERLINE_MLFLOW_TRACKING_URI": NOBODY}, "TOWERLINE_MLFLOW_TRACKING_URI"),
     ],

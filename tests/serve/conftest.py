@@ -36,14 +36,19 @@ from serve.stages.features import Features
 from serve.stages.filter import Filter
 from serve.stages.ranking import Ranking
 from serve.stages.retrieval import Retrieval
+from serve.takeover import Live
 from serve.variant import Variant
+from train.card import ModelCard
+from train.evaluation import Evaluation
 from train.models.covisitation import fit_covisitation
 from train.models.ranker import Ranker, RankerConfig
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import TwoTower, TwoTowerConfig
-from train.registry import ModelCard, promote, register_ranking, register_retrieval
+from train.promotion import promote
+from train.registry import find_pair, register_ranking, register_retrieval
 from train.tracking import TrackingTarget, start_run
+from train.training_rows import TrainingRows
 from train.vocabulary import Vocabulary
 
 HISTORY = 8
@@ -245,18 +250,18 @@ def free_port() -> int:
         return port
 
 
-def card(kind: Any, history_length: int) -> ModelCard:
+def card(kind: Any, history_length: int, variant: str = "variant-a") -> ModelCard:
     return ModelCard(
         kind=kind,
-        variant="variant-a",
+        variant=variant,
         dataset="shop",
         data_version="0",
-        trained_on="nothing",
+        trained_on=TrainingRows(),
         config={},
         scaling={},
         history_length=history_length,
         feature_fingerprints=feature_fingerprints(history_length),
-        evaluation=None,
+        evaluation=Evaluation(protocol="none", protocol_hash="none", users=0, figures={}),
         curve=[],
         best_epoch=0,
         git_commit="0",
@@ -274,15 +279,27 @@ def champion(
     settings: Settings, shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: RankingModel
 ) -> dict[str, str]:
     """The models with random weights in an MLflow registry."""
+    return registered(settings, shop_retrieval, shop_ranking, shop.items(), "variant-a", promoted=True)
+
+
+def registered(
+    settings: Settings,
+    retrieval: RetrievalModel,
+    ranking: RankingModel,
+    items: pl.DataFrame,
+    variant: str,
+    *,
+    promoted: bool = False,
+) -> dict[str, str]:
+    """A pair in the registry, the champion if `promoted`; its versions."""
     target = TrackingTarget(tracking_uri=settings.tracking_uri, experiment="serve", run_name="random")
-    length = shop_retrieval.config.history_length
+    length = retrieval.config.history_length
     with start_run(target) as run:
-        versions = {
-            "two-tower": register_retrieval(run, shop_retrieval, card("two-tower", length), shop.items()),
-            "ranker": register_ranking(run, shop_ranking, card("ranker", length)),
-        }
-    promote(settings.tracking_uri, "shop", versions)
-    return versions
+        register_retrieval(run, retrieval, card("two-tower", length, variant), items)
+        register_ranking(run, ranking, card("ranker", length, variant), pl.DataFrame())
+    if promoted:
+        promote(settings.tracking_uri, "shop", variant, force="the models of a test are not measured")
+    return {str(kind): version for kind, version in find_pair(settings.tracking_uri, "shop", variant).versions.items()}
 
 
 MakeStages = Callable[[OnlineStore], dict[StageName, Stage]]
@@ -312,14 +329,15 @@ def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
 
     @contextmanager
     def answer(store: OnlineStore, decisions_folder: Path) -> Iterator[httpx.Client]:
+        decisions = DecisionLog(decisions_folder, "replica-1")
         service = Service(
             place=Place("shop", "replica-1"),
             variant=shop_variant,
             graph=Graph(GraphConfig(), make_stages(store), {"explain": no_language_model}),
             store=store,
-            decisions=DecisionLog(decisions_folder, "replica-1"),
+            decisions=decisions,
         )
-        with _listening(build_http(service)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=60) as client:
             yield client
 
     return answer

@@ -52,7 +52,7 @@ def client(url: str) -> Iterator[httpx.Client]:
 def test_no_champion_is_said_before_anything_starts(tmp_path: Path, shop: Dataset) -> None:
     settings = Settings(home=tmp_path)
     shutil.copytree(shop.path.parent, tmp_path / "datasets" / "shop", symlinks=True)
-    with pytest.raises(TowerlineError, match="no champion of model 'shop-two-tower'"):
+    with pytest.raises(TowerlineError, match="no champion of data set 'shop'"):
         require_servable(settings, AppConfig(dataset="shop"))
     with pytest.raises(TowerlineError, match="data set 'shoes' does not exist"):
         require_servable(settings, AppConfig(dataset="shoes"))

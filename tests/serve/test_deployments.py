@@ -48,7 +48,7 @@ def test_each_remote_stage_is_a_deployment(url: str) -> None:  # noqa: ARG001
 def test_the_answers_are_those_of_the_stages_in_one_process(
     url: str, settings: Settings, shop_variant: Variant
 ) -> None:
-    parts = Parts(settings, CONFIG)
+    parts = Parts(settings, CONFIG, "variant-a")
     expected = run_stages([(name, parts.stage(name)) for name in RANKED], Batch(tuple(CALLS), datetime.now(UTC)))
     for row, call in enumerate(CALLS):
         question = {"user_id": call.user_id, "count": call.count, "recent_items": call.recent_items}

@@ -22,7 +22,7 @@ def elsewhere(settings: Settings, champion: dict[str, str], tmp_path: Path) -> S
 def test_an_empty_store_is_said(elsewhere: Settings) -> None:
     message = r"online store of data set 'shop' is empty; `python -m jobs\.serve_models --dataset shop` publishes"
     with pytest.raises(TowerlineError, match=message):
-        _ = Parts(elsewhere, AppConfig(dataset="shop")).store
+        _ = Parts(elsewhere, AppConfig(dataset="shop"), "variant-a").store
 
 
 def test_other_definitions_are_refused_with_both_fingerprints(elsewhere: Settings, shop: Dataset) -> None:
@@ -34,6 +34,7 @@ def test_other_definitions_are_refused_with_both_fingerprints(elsewhere: Setting
         rf"{trained['user_activity']}, the online store holds {stored['user_activity']}; .*serve_models"
     )
     with pytest.raises(TowerlineError, match=message):
-        _ = Parts(elsewhere, AppConfig(dataset="shop")).store
+        _ = Parts(elsewhere, AppConfig(dataset="shop"), "variant-a").store
     online_store(elsewhere, "shop", HISTORY).publish(shop)
-    assert Parts(elsewhere, AppConfig(dataset="shop")).store.published_version() == shop.manifest.data_version
+    store = Parts(elsewhere, AppConfig(dataset="shop"), "variant-a").store
+    assert store.published_version() == shop.manifest.data_version

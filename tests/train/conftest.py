@@ -10,12 +10,13 @@ from torch import nn
 
 from cluster.settings import Settings
 from tests.train.planted import Planted, plant
-from train.evaluation import Evaluation
+from train.evaluation import Evaluation, Measurements
 from train.loop import EpochResult, FitConfig
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import TwoTower, TwoTowerConfig
 from train.ranking import RankingConfig, TrainedRanking
-from train.registry import Kind
+from train.promotion import Decision
+from train.registry import RegisteredPair
 from train.retrieval import RetrievalConfig, TrainedRetrieval
 from train.scaling import Scaling
 from train.vocabulary import Vocabulary
@@ -38,12 +39,17 @@ class DonePath:
     retrieval: TrainedRetrieval
     past: TrainedRetrieval
     ranking: TrainedRanking
-    evaluation: Evaluation
+    measured: Measurements
     refitted: TrainedRetrieval
     challenger: str
-    champions: dict[Kind, str]
+    pair: RegisteredPair
+    decision: Decision
     epochs: list[EpochResult]
     """What `progress` was told."""
+
+    @property
+    def evaluation(self) -> Evaluation:
+        return self.measured.evaluation
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,17 +83,19 @@ def path(planted: Planted) -> DonePath:
     retrieval = workflow.train_retrieval(RETRIEVAL)
     past = workflow.train_past_retrieval(RETRIEVAL, retrieval.best_epoch + 1, RANKING.past_share)
     ranking = workflow.train_ranking(RANKING, past.model, retrieval.model)
-    evaluation = workflow.compare(retrieval.model, ranking, RANKING.num_candidates)
+    measured = workflow.compare(retrieval.model, ranking, RANKING.num_candidates)
     refitted = workflow.refit_retrieval(RETRIEVAL, retrieval.best_epoch + 1)
+    pair = workflow.register_pair(refitted, RETRIEVAL, ranking, RANKING, measured)
     return DonePath(
         workflow,
         retrieval,
         past,
         ranking,
-        evaluation,
+        measured,
         refitted,
-        challenger=workflow.register_challenger(retrieval, RETRIEVAL, evaluation),
-        champions=workflow.register_champion(refitted, RETRIEVAL, ranking, RANKING, evaluation),
+        challenger=workflow.register_challenger(retrieval, RETRIEVAL, measured),
+        pair=pair,
+        decision=workflow.promote(pair),
         epochs=epochs,
     )
 

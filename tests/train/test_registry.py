@@ -1,7 +1,11 @@
+import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import polars as pl
@@ -13,22 +17,27 @@ from data.features import feature_fingerprints
 from data.offline.store import read_examples
 from tests.train.conftest import RANKING, RETRIEVAL, DonePath
 from tests.train.planted import HISTORY, NEVER_CHOSEN, Planted
+from train.card import ModelCard
 from train.models.candidate_features import ranker_fingerprints
+from train.promotion import promote
 from train.registry import (
     CHALLENGER,
-    Kind,
-    ModelCard,
+    RegisteredPair,
     champion_cards,
+    find_pair,
     load_challenger,
     load_champion,
-    promote,
+    load_pair,
+    newest_pair,
+    read_user_values,
     register_ranking,
     register_retrieval,
     registered_name,
 )
 from train.tracking import TrackingTarget, connect, start_run
+from train.training_rows import ALL_EVENTS, TRAIN_SPLIT
 
-Register = Callable[..., dict[Kind, str]]
+Register = Callable[..., RegisteredPair]
 
 
 @pytest.fixture
@@ -40,16 +49,16 @@ def card(path: DonePath) -> ModelCard:
 def register(path: DonePath, card: ModelCard) -> Register:
     """Put the pair into the registry under another data set's name, with changes to its cards."""
 
-    def register(dataset: str, *, ranker: dict[str, object] | None = None, **changes: object) -> dict[Kind, str]:
-        target = TrackingTarget(tracking_uri=path.workflow.settings.tracking_uri, experiment=dataset, run_name="test")
-        changed = ModelCard.model_validate(card.model_dump() | {"dataset": dataset} | changes)
-        of_ranker = ModelCard.model_validate(changed.model_dump() | {"kind": "ranker"} | (ranker or {}))
+    def register(dataset: str, **changes: object) -> RegisteredPair:
+        uri = path.workflow.settings.tracking_uri
+        fresh = {"dataset": dataset, "variant": uuid.uuid4().hex}
+        changed = ModelCard.model_validate(card.model_dump() | fresh | changes)
+        of_ranker = changed.model_copy(update={"kind": "ranker"})
         items = path.workflow.dataset.items()
-        with start_run(target) as run:
-            return {
-                "two-tower": register_retrieval(run, path.refitted.model, changed, items),
-                "ranker": register_ranking(run, path.ranking.model, of_ranker),
-            }
+        with start_run(TrackingTarget(tracking_uri=uri, experiment=dataset, run_name="test")) as run:
+            register_retrieval(run, path.refitted.model, changed, items)
+            register_ranking(run, path.ranking.model, of_ranker, path.measured.values)
+        return find_pair(uri, dataset, changed.variant)
 
     return register
 
@@ -72,7 +81,8 @@ def test_the_champion_gives_the_scores_of_the_models_that_were_registered(path: 
 
 def test_the_pair_comes_with_its_catalogue_and_versions(path: DonePath, planted: Planted) -> None:
     loaded = load_champion(path.workflow.settings.tracking_uri, "planted")
-    assert loaded.versions == path.champions
+    assert loaded.versions == path.pair.versions
+    assert loaded.variant == path.pair.variant
     assert loaded.items.equals(planted.dataset.items())
     assert set(NEVER_CHOSEN) < set(loaded.retrieval.vocabulary.items)
     assert {card.variant for card in loaded.cards.values()} == {loaded.variant}
@@ -96,7 +106,7 @@ def test_the_card_says_enough_to_train_it_again(path: DonePath, planted: Planted
         assert len(card.git_commit.removesuffix("-dirty")) == 40
         assert card.git_commit.removesuffix("-dirty").isalnum() or git_commit() == card.git_commit
         assert card.versions == versions()
-    assert cards["two-tower"].trained_on == "all events"
+    assert cards["two-tower"].trained_on == ALL_EVENTS
     assert cards["ranker"].curve[0]["ndcg@10"] > 0
 
 
@@ -113,7 +123,7 @@ def test_the_registry_shows_where_a_version_comes_from(path: DonePath, planted: 
 def test_the_challenger_is_the_model_of_the_train_split(path: DonePath) -> None:
     model, card = load_challenger(path.workflow.settings.tracking_uri, "planted")
     np.testing.assert_array_equal(model.item_vectors_ID, path.retrieval.model.item_vectors_ID)
-    assert card.trained_on == "train split of leave-one-out"
+    assert card.trained_on == TRAIN_SPLIT
     client = connect(path.workflow.settings.tracking_uri)
     assert client.get_model_version_by_alias("planted-two-tower", CHALLENGER).tags["variant"] == card.variant
 
@@ -123,7 +133,7 @@ def test_the_challenger_is_the_model_of_the_train_split(path: DonePath) -> None:
     [
         (
             load_champion,
-            r"no champion of model 'nothing-two-tower'; train .*`python -m jobs.train_ranking --dataset nothing`",
+            r"no champion of data set 'nothing'; train .*`python -m jobs.train_ranking --dataset nothing`",
         ),
         (
             load_challenger,
@@ -140,45 +150,108 @@ def test_an_empty_registry_names_the_job_to_run(
 
 def test_a_registered_pair_does_not_serve_before_it_is_promoted(path: DonePath, register: Register) -> None:
     uri = path.workflow.settings.tracking_uri
-    registered = register("promotion")
-    with pytest.raises(TowerlineError, match="no champion of model 'promotion-two-tower'"):
+    first = register("promotion")
+    with pytest.raises(TowerlineError, match="no champion of data set 'promotion'"):
         load_champion(uri, "promotion")
-    promote(uri, "promotion", registered)
-    assert load_champion(uri, "promotion").versions == registered
+    promote(uri, "promotion", first.variant)
     second = register("promotion")
-    assert second["ranker"] != registered["ranker"]
-    assert load_champion(uri, "promotion").versions == registered
-    promote(uri, "promotion", second)
-    assert load_champion(uri, "promotion").versions == second
+    assert second.versions["ranker"] != first.versions["ranker"]
+    assert load_champion(uri, "promotion").versions == first.versions
+    promote(uri, "promotion", second.variant, force="test")
+    assert load_champion(uri, "promotion").versions == second.versions
 
 
-def test_models_that_were_not_made_for_each_other_are_refused(path: DonePath, register: Register) -> None:
-    """Whoever only looks at the cards hears it too."""
-    registered = register("mismatch", variant="v-one", ranker={"variant": "v-two"})
-    promote(path.workflow.settings.tracking_uri, "mismatch", registered)
-    message = r"'mismatch': champion two-tower 1 is of variant v-one, champion ranker 1 of variant v-two; .*one variant"
-    for look in (load_champion, champion_cards):
-        with pytest.raises(TowerlineError, match=message):
-            look(path.workflow.settings.tracking_uri, "mismatch")
+def test_a_variant_is_found_by_the_beginning_of_its_name(path: DonePath, register: Register) -> None:
+    uri = path.workflow.settings.tracking_uri
+    with pytest.raises(TowerlineError, match=r"no variant of data set 'names'; .*train_ranking --dataset names"):
+        newest_pair(uri, "names")
+    ab, ac = register("names", variant="ab1"), register("names", variant="ac1")
+    assert find_pair(uri, "names", "ab").versions == ab.versions
+    assert newest_pair(uri, "names").versions == ac.versions
+    with pytest.raises(TowerlineError, match=r"2 registered variants .* begin with 'a', expected one of: ac1, ab1"):
+        find_pair(uri, "names", "a")
+    for name in ("b", ""):
+        with pytest.raises(TowerlineError, match=rf"no registered variants .* begin with '{name}', .*: ac1, ab1; "):
+            find_pair(uri, "names", name)
+
+
+def test_a_two_tower_without_a_ranker_is_no_variant_to_promote(path: DonePath) -> None:
+    """The challenger is one."""
+    challenger = load_challenger(path.workflow.settings.tracking_uri, "planted")[1].variant
+    with pytest.raises(TowerlineError, match=f"begin with '{challenger}'"):
+        find_pair(path.workflow.settings.tracking_uri, "planted", challenger)
 
 
 def test_features_that_are_computed_otherwise_now_are_refused(path: DonePath, register: Register) -> None:
-    """The message holds both fingerprints and the commit that can serve."""
+    """The message holds both fingerprints and the commit that can serve; such a variant cannot be promoted."""
+    uri = path.workflow.settings.tracking_uri
     old = feature_fingerprints(HISTORY) | {"user_activity": "0123456789abcdef"}
-    registered = register("features", feature_fingerprints=old, git_commit="c0ffee")
-    promote(path.workflow.settings.tracking_uri, "features", registered)
+    pair = register("features", feature_fingerprints=old, git_commit="c0ffee")
     now = feature_fingerprints(HISTORY)["user_activity"]
     message = rf"view 'user_activity' with fingerprint 0123456789abcdef, this code computes {now}; .*commit c0ffee"
+    with pytest.raises(TowerlineError, match=message):
+        load_pair(uri, pair)
+    with pytest.raises(TowerlineError, match=message):
+        promote(uri, "features", pair.variant, force="test")
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (shutil.rmtree, r"is missing or cannot be read \(.*\)"),
+        (lambda folder: (folder / "contents.json").unlink(), r"is missing or cannot be read \(.*contents.json.*\)"),
+        (lambda folder: (folder / "contents.json").write_text('{"a'), r"is missing or cannot be read \(Unterm.*\)"),
+        (lambda folder: (folder / "item_vectors.npy").unlink(), "lacks the file item_vectors.npy"),
+        (
+            lambda folder: (folder / "catalogue.parquet").write_bytes(b"PAR1"),
+            r"holds another catalogue.parquet than was registered \(cut short or altered\)",
+        ),
+        (lambda folder: (folder / "card.json").write_text("{}"), r"holds another card.json than was registered \(.*\)"),
+    ],
+)
+def test_an_artifact_that_is_not_what_was_registered_is_named(
+    damage: Callable[[Path], object], problem: str, path: DonePath, register: Register
+) -> None:
+    """Version, address, what is wrong with it, and what to do; whoever only looks at the cards hears it too."""
+    uri = path.workflow.settings.tracking_uri
+    pair = register("damage")
+    promote(uri, "damage", pair.variant, force="test")
+    folder = Path(url2pathname(urlsplit(str(pair.models["two-tower"].source)).path))
+    damage(folder)
+    version = pair.versions["two-tower"]
+    message = (
+        rf"version {version} of model 'damage-two-tower': its artifact at file://{folder} {problem}; "
+        r"restore that folder, .*`python -m jobs.rollback_model --dataset damage`"
+    )
     for look in (load_champion, champion_cards):
         with pytest.raises(TowerlineError, match=message):
-            look(path.workflow.settings.tracking_uri, "features")
+            look(uri, "damage")
+
+
+def test_what_this_code_cannot_read_names_the_commit_that_can(
+    path: DonePath, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are whole, but the network has other weights now."""
+
+    def other_network(*_: object) -> None:
+        raise RuntimeError("size mismatch for weight")
+
+    pair = register("architecture", git_commit="c0ffee")
+    monkeypatch.setattr("train.registry.RankingModel.load", other_network)
+    with pytest.raises(TowerlineError, match=r"cannot be read by this code \(size mismatch.*commit c0ffee"):
+        load_pair(path.workflow.settings.tracking_uri, pair)
+
+
+def test_the_values_by_user_come_back(path: DonePath) -> None:
+    values = read_user_values(path.workflow.settings.tracking_uri, path.pair)
+    assert values.equals(path.measured.values)
 
 
 def test_a_challenger_of_other_features_is_refused_too(path: DonePath, register: Register) -> None:
     old = feature_fingerprints(HISTORY) | {"item_popularity": "0123456789abcdef"}
-    registered = register("challenged", feature_fingerprints=old)
+    pair = register("challenged", feature_fingerprints=old)
     client = connect(path.workflow.settings.tracking_uri)
-    client.set_registered_model_alias("challenged-two-tower", CHALLENGER, registered["two-tower"])
+    client.set_registered_model_alias("challenged-two-tower", CHALLENGER, pair.versions["two-tower"])
     with pytest.raises(TowerlineError, match="fingerprint 0123456789abcdef, this code computes"):
         load_challenger(path.workflow.settings.tracking_uri, "challenged")
 
@@ -190,7 +263,7 @@ def test_a_server_that_does_not_answer_is_named_quickly() -> None:
     with pytest.raises(TowerlineError, match=f"MLflow server at {uri} does not answer .*TOWERLINE_MLFLOW_TRACKING_URI"):
         load_champion(uri, "planted")
     with pytest.raises(TowerlineError, match="does not answer"):
-        promote(uri, "planted", {})
+        promote(uri, "planted", "any")
     assert time.monotonic() - started < 10
 
 

@@ -11,11 +11,10 @@ from cluster.settings import Settings
 from data.dataset import write_dataset
 from tests.train.conftest import RANKING, RETRIEVAL, DonePath
 from tests.train.planted import Planted, build_here, plant, planted_events, planted_items, planted_users
-from train.evaluation import Evaluation
 from train.loop import EpochResult, FitConfig
 from train.scaling import Scaling
 from train.tracking import connect
-from train.workflow import Workflow, gates
+from train.workflow import Workflow
 
 SHORT = RETRIEVAL.model_copy(update={"fit": FitConfig(epochs=3)})
 
@@ -48,7 +47,7 @@ def test_trainings_and_their_curves_are_in_mlflow(path: DonePath) -> None:
     experiment = client.get_experiment_by_name("planted")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    steps = ["retrieval", "retrieval-before-t1", "ranking", "retrieval-all", "register challenger", "register champion"]
+    steps = ["retrieval", "retrieval-before-t1", "ranking", "retrieval-all", "register challenger", "register pair"]
     assert set(runs) == set(steps)
     points = client.get_metric_history(runs["retrieval"].info.run_id, "ndcg_at_10")
     assert [point.value for point in points] == [epoch.metrics["ndcg@10"] for epoch in path.retrieval.history]
@@ -58,7 +57,7 @@ def test_trainings_and_their_curves_are_in_mlflow(path: DonePath) -> None:
 
 
 def test_without_a_ranker_only_the_others_are_compared(path: DonePath) -> None:
-    evaluation = path.workflow.compare(path.retrieval.model)
+    evaluation = path.workflow.compare(path.retrieval.model).evaluation
     assert {name.partition("/")[2] for name in evaluation.figures} == {"popularity", "item_item", "two_tower"}
     for name, value in evaluation.figures.items():
         assert path.evaluation.figures[name] == value
@@ -155,35 +154,9 @@ def test_a_challenger_of_other_data_is_refused(path: DonePath, tmp_path: Path) -
         workflow.load_challenger()
 
 
-def figures(popularity: float, two_tower: float, ranker: float | None) -> Evaluation:
-    values = {"ndcg@10/popularity": popularity, "ndcg@10/two_tower": two_tower}
-    values |= {} if ranker is None else {"ndcg@10/two_tower_ranker": ranker}
-    return Evaluation(protocol="p", protocol_hash="h", users=1, figures=values)
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "passed"),
-    [
-        (figures(0.1, 0.1601, 0.1601), [True, True]),
-        (figures(0.1, 0.159, 0.2), [False, True]),
-        (figures(0.1, 0.3, 0.299), [True, False]),
-        (figures(0.1, 0.3, None), [True]),
-        (figures(0.0, 0.1, None), [True]),
-    ],
-)
-def test_gates(evaluation: Evaluation, passed: list[bool]) -> None:
-    assert [gate.passed for gate in gates(evaluation)] == passed
-
-
-def test_gates_say_the_numbers() -> None:
-    words = [gate.words for gate in gates(figures(0.0421, 0.0812, 0.0799))]
-    assert words == [
-        "two-tower NDCG@10 0.0812 is 1.93 x popularity's 0.0421; at least 1.6 x is asked for",
-        "two-tower + ranker NDCG@10 0.0799 must not fall below the two-tower's 0.0812",
-    ]
-
-
-def test_what_was_planted_passes_the_gates(path: DonePath) -> None:
-    assert [gate.passed for gate in gates(path.evaluation)] == [True, True]
+def test_what_was_planted_becomes_champion(path: DonePath) -> None:
+    assert path.decision.report.passed
+    assert len(path.decision.report.checks) == 2
+    assert path.decision.entry is not None
     assert path.evaluation.figures["ndcg@10/two_tower_ranker"] > 0.6
     assert len(path.ranking.history) <= RANKING.fit.epochs

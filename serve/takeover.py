@@ -1,0 +1,143 @@
+"""How a new champion takes over while requests are answered: loaded beside the old one, warmed up, then swapped.
+
+Every request is answered by one `Service` from beginning to end, and a service has one variant. The old one is closed
+when the last of its requests has its answer. A champion that cannot be loaded, or does not answer its first probe, is
+refused: the one before goes on serving, and `/healthz` says why.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+
+from cluster.settings import Settings
+from serve.decisions import DecisionLog
+from serve.schemas import Health
+from serve.service import Service
+from train.ledger import newest_number, read_ledger
+from train.tracking import connect
+
+logger = logging.getLogger(__name__)
+
+LONGEST_PAUSE_S = 300.0
+"""Between two attempts to load a champion that was refused."""
+
+
+class Champions:
+    """Looks who is champion. Blocks; reads the whole ledger only when it has grown."""
+
+    def __init__(self, settings: Settings, dataset: str) -> None:
+        self._address = settings.tracking_uri
+        self._dataset = dataset
+        self._seen = 0
+        self._champion: str | None = None
+
+    def look(self) -> str | None:
+        """The name of the champion. Raises what the registry raises when it cannot be asked."""
+        newest = newest_number(connect(self._address), self._dataset)
+        if newest != self._seen:
+            self._champion = read_ledger(self._address, self._dataset).champion
+            self._seen = newest
+        return self._champion
+
+
+@dataclass
+class _InUse:
+    service: Service
+    requests: int = 0
+    retired: bool = False
+
+
+class Live:
+    """The service that answers now, and who is to be next. Belongs to one event loop."""
+
+    def __init__(
+        self, first: Service, decisions: DecisionLog, champion: str | None = None, refused: str | None = None
+    ) -> None:
+        """`decisions`: the log that all its services write to.
+
+        `champion`: the variant that the registry names, if it is not the first service's; `refused`: why it is not.
+        """
+        self._decisions = decisions
+        self._current = _InUse(first)
+        self._champion = champion or first.variant
+        self._refused = refused
+        self._failures = 0
+        self._next_try = 0.0
+
+    @contextmanager
+    def serving(self) -> Iterator[Service]:
+        """The service for one request, which nobody closes meanwhile."""
+        used = self._current
+        used.requests += 1
+        try:
+            yield used.service
+        finally:
+            used.requests -= 1
+            _close_if_unused(used)
+
+    async def health(self) -> Health:
+        """The serving variant's answer to a probe, and who is champion. Raises `ProblemError` if it has none."""
+        with self.serving() as service:
+            health = await service.health()
+        return health.model_copy(update={"champion": self._champion, "refused": self._refused})
+
+    async def close(self) -> None:
+        """Close the service that answers and write what is left of the decision log."""
+        self._current.service.close()
+        await asyncio.to_thread(self._decisions.close)
+
+    @asynccontextmanager
+    async def following(
+        self, look: Callable[[], str | None], prepare: Callable[[str], Awaitable[Service]], poll_s: float
+    ) -> AsyncIterator[None]:
+        """Look for another champion every `poll_s` seconds until the block ends, and take over what it needs."""
+        task = asyncio.create_task(self._follow(look, prepare, poll_s))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _follow(
+        self, look: Callable[[], str | None], prepare: Callable[[str], Awaitable[Service]], poll_s: float
+    ) -> None:
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                champion = await asyncio.to_thread(look)
+            except Exception:
+                logger.exception("the registry cannot be asked for the champion; the one that serves goes on")
+                continue
+            if champion is not None:
+                await self.follow(champion, prepare, poll_s)
+
+    async def follow(self, champion: str, prepare: Callable[[str], Awaitable[Service]], pause_s: float = 0.0) -> None:
+        """Let a variant answer from now on, unless it does already. One that was refused is tried again, ever later."""
+        if champion != self._champion:
+            self._champion, self._refused, self._failures, self._next_try = champion, None, 0, 0.0
+        serving = self._current.service.variant
+        if champion == serving or time.monotonic() < self._next_try:
+            return
+        try:
+            service = await prepare(champion)
+        except Exception as error:
+            # Whatever is wrong with the new one, the old one works.
+            self._refused = str(error)
+            self._failures += 1
+            self._next_try = time.monotonic() + min(LONGEST_PAUSE_S, pause_s * 2**self._failures)
+            logger.exception("variant %s is refused, %s goes on serving", champion, serving)
+            return
+        old, self._current = self._current, _InUse(service)
+        old.retired = True
+        self._refused = None
+        _close_if_unused(old)
+        logger.warning("variant %s serves now, %s no longer", champion, serving)
+
+
+def _close_if_unused(used: _InUse) -> None:
+    if used.retired and not used.requests:
+        used.service.close()

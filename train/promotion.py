@@ -1,0 +1,158 @@
+"""Who becomes champion: promotion through the gate, and rollback. Both write one entry of the ledger, and that is all.
+
+The alias `champion` of both registered models is set afterwards, for people who look at MLflow or load
+`models:/<name>@champion`; nothing here reads it.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.errors import TowerlineError
+from train.card import Kind
+from train.gate import GateConfig, Measured, judge
+from train.ledger import (
+    CHAMPION,
+    Change,
+    Entry,
+    GateReport,
+    Ledger,
+    append,
+    new_change_id,
+    read_ledger,
+    whoami,
+)
+from train.registry import RegisteredPair, find_pair, read_cards, read_user_values, registered_name
+from train.tracking import connect
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a promotion."""
+
+    dataset: str
+    report: GateReport
+    entry: Entry | None
+    """Of the ledger; None if the gate did not let it through."""
+
+    def lines(self) -> list[str]:
+        """The decision in words, condition by condition."""
+        variant, champion = self.report.variant, self.report.against
+        lines = [str(check) for check in self.report.checks]
+        if self.entry is None:
+            stays = f"{champion} stays champion" if champion else "there is no champion"
+            how = f"python -m jobs.promote_model --dataset {self.dataset} --variant {variant} --force REASON"
+            return [*lines, f"variant {variant} is registered, not promoted: {stays}; `{how}` would promote it"]
+        forced = f", forced: {self.entry.forced}" if self.entry.forced else ""
+        return [*lines, f"variant {variant} is champion now (entry {self.entry.number} of the ledger{forced})"]
+
+
+def promote(
+    tracking_uri: str, dataset: str, variant: str, config: GateConfig | None = None, force: str | None = None
+) -> Decision:
+    """Make a registered variant champion if it passes the gate, or if `force` says why it is to be without.
+
+    Raises:
+        TowerlineError: there is no such variant, it cannot be served by this code or is champion already; somebody
+            else changed the champion meanwhile; `force` is no reason.
+    """
+    if force is not None and not force.strip():
+        raise TowerlineError("--force is empty; it needs a reason, which is kept in the ledger")
+    pair = find_pair(tracking_uri, dataset, variant)
+    challenger = measured_of(tracking_uri, pair)
+    ledger = read_ledger(tracking_uri, dataset)
+    if ledger.champion == pair.variant:
+        raise TowerlineError(f"variant {pair.variant} is champion of data set {dataset!r} already")
+    report = judge(challenger, _present(tracking_uri, ledger), config or GateConfig())
+    if not report.passed and force is None:
+        return Decision(dataset, report, None)
+    reason = None if report.passed else force
+    entry = _write(tracking_uri, ledger, pair, kind="promotion", gate=report, forced=reason)
+    return Decision(dataset, report, entry)
+
+
+def measured_of(tracking_uri: str, pair: RegisteredPair) -> Measured:
+    """What is known of a registered variant. Raises TowerlineError if it cannot be served by this code."""
+    card = read_cards(tracking_uri, pair)["ranker"]
+    if card.evaluation is None:
+        raise TowerlineError(f"variant {pair.variant} of data set {pair.dataset!r} was registered without evaluation")
+    return Measured(pair.variant, card.data_version, card.evaluation, read_user_values(tracking_uri, pair))
+
+
+def roll_back(tracking_uri: str, dataset: str, to: str | None = None) -> Entry:
+    """Make the champion before this one champion again, or the earlier one whose name begins with `to`.
+
+    Raises:
+        TowerlineError: there is none, or it cannot be served by this code; somebody else changed the champion
+            meanwhile.
+    """
+    ledger = read_ledger(tracking_uri, dataset)
+    pair = find_pair(tracking_uri, dataset, _target(ledger, to))
+    read_cards(tracking_uri, pair)
+    return _write(tracking_uri, ledger, pair, kind="rollback", gate=None, forced=None)
+
+
+def _target(ledger: Ledger, to: str | None) -> str:
+    how = f"`python -m jobs.list_promotions --dataset {ledger.dataset}` lists all"
+    if ledger.champion is None:
+        raise TowerlineError(f"data set {ledger.dataset!r} has no champion to roll back from")
+    others = [variant for variant in ledger.champions() if variant != ledger.champion]
+    if to is None:
+        if not ledger.earlier():
+            left = f"; name one of those that were rolled back with --to: {', '.join(others)}" if others else ""
+            raise TowerlineError(f"there was no champion of data set {ledger.dataset!r} before {ledger.champion}{left}")
+        return ledger.earlier()[0]
+    found = [variant for variant in others if to and variant.startswith(to)]
+    if len(found) != 1:
+        raise TowerlineError(
+            f"--to is {to!r}, expected the beginning of the name of one earlier champion of data set "
+            f"{ledger.dataset!r} (there are: {', '.join(others) or 'none'}); {how}; what never was champion is "
+            f"promoted, with `python -m jobs.promote_model --dataset {ledger.dataset}`"
+        )
+    return found[0]
+
+
+def _present(tracking_uri: str, ledger: Ledger) -> Measured | None:
+    """What is known of the champion; None if there is none, or none that this code could serve."""
+    if ledger.champion is None:
+        return None
+    try:
+        pair = find_pair(tracking_uri, ledger.dataset, ledger.champion)
+        return measured_of(tracking_uri, pair)
+    except TowerlineError as error:
+        logger.warning("the present champion cannot be served, so there is nothing to compare with: %s", error)
+        return None
+
+
+def _write(
+    tracking_uri: str,
+    ledger: Ledger,
+    pair: RegisteredPair,
+    *,
+    kind: Literal["promotion", "rollback"],
+    gate: GateReport | None,
+    forced: str | None,
+) -> Entry:
+    change = Change(
+        kind=kind,
+        id=new_change_id(),
+        who=whoami(),
+        follows=ledger.last.number if ledger.last else 0,
+        from_variant=ledger.champion,
+        to_variant=pair.variant,
+        versions={str(name): version for name, version in pair.versions.items()},
+        gate=gate,
+        forced=forced,
+    )
+    written = append(tracking_uri, ledger.dataset, change, pair.models["two-tower"])
+    _show_in_mlflow(tracking_uri, ledger.dataset, pair.versions)
+    return next(entry for entry in written.entries if entry.id == change.id)
+
+
+def _show_in_mlflow(tracking_uri: str, dataset: str, versions: Mapping[Kind, str]) -> None:
+    client = connect(tracking_uri)
+    for kind, version in versions.items():
+        client.set_registered_model_alias(registered_name(dataset, kind), CHAMPION, version)
