@@ -82,8 +82,8 @@ class RankingTask:
 
     def __init__(self, task: RankingTaskConfig) -> None:
         self._config = task.config
-        self._inputs, self._positive_B, row_ids_B = _read_lists(task.lists / "train.safetensors")
-        self._validation_inputs, self._validation_positive_B, _ = _read_lists(task.lists / "validation.safetensors")
+        self._inputs, self._positive_B, row_ids_B = read_lists(task.lists / "train.safetensors")
+        self._validation_inputs, self._validation_positive_B, _ = read_lists(task.lists / "validation.safetensors")
         self.order = ExampleOrder(row_ids_B, task.config.batch_size, task.config.seed)
         torch.manual_seed(task.config.seed)
         self.model = Ranker(task.config.ranker, task.vocabulary, task.item_attributes_IA)
@@ -205,7 +205,7 @@ def _write_lists(path: Path, lists: list[Candidates], model: RetrievalModel, *, 
     safetensors.torch.save_file({str(number): column for number, column in enumerate(columns)}, path)
 
 
-def _read_lists(path: Path) -> tuple[RankerInputs, Tensor, Tensor]:
+def read_lists(path: Path) -> tuple[RankerInputs, Tensor, Tensor]:
     """Candidate lists, the place of the chosen item in each, and the row ids of their events."""
     columns = safetensors.torch.load_file(path)
     return RankerInputs(columns["0"], columns["1"], columns["2"], columns["3"]), columns["4"], columns["5"]
