@@ -1,13 +1,14 @@
 """What the jobs say while they work: steps, epochs, trials and the table of a comparison."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import rich.box
 import rich.console
 from rich.table import Table
 
+from jobs.evaluation_tables import TextTable
 from train.evaluation import Evaluation
 from train.gate import absolute_checks
 from train.loop import EpochResult
@@ -59,6 +60,15 @@ class Console:
         self.say(f"protocol {evaluation.protocol_hash}, {evaluation.users:,} users: {evaluation.protocol}")
         for check in absolute_checks(evaluation):
             self.say(str(check))
+
+    def tables(self, tables: Iterable[TextTable]) -> None:
+        """Each under its title."""
+        for table in tables:
+            self._out.print(f"\n{table.title}", style="bold")
+            drawn = Table(*table.heads, box=rich.box.SIMPLE_HEAD)
+            for row in table.rows:
+                drawn.add_row(*row)
+            self._out.print(drawn)
 
     def registered(self, pair: RegisteredPair) -> None:
         """The versions of a variant."""

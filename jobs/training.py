@@ -18,6 +18,7 @@ from jobs.console import Console
 from train import tracking
 from train.evaluation import Evaluation
 from train.gate import GateConfig
+from train.protocols import LEAVE_ONE_OUT, AnyProtocol
 from train.ranking import RankingConfig
 from train.retrieval import RetrievalConfig
 from train.scaling import Scaling
@@ -95,7 +96,13 @@ def require_trainable(settings: Settings, dataset: str) -> None:
     tracking.connect(settings.tracking_uri)
 
 
-def open_workflow(settings: Settings, dataset_name: str, scaling: Scaling, console: Console) -> Workflow:
+def open_workflow(
+    settings: Settings,
+    dataset_name: str,
+    scaling: Scaling,
+    console: Console,
+    protocol: AnyProtocol = LEAVE_ONE_OUT,
+) -> Workflow:
     """The workflow on a data set, whose examples are built if they are not there. Needs a Ray session.
 
     Raises:
@@ -103,7 +110,7 @@ def open_workflow(settings: Settings, dataset_name: str, scaling: Scaling, conso
     """
     dataset = open_dataset(settings.home, dataset_name)
     examples = ensure_examples(settings.home, dataset)
-    return Workflow(settings, dataset, examples, scaling, progress=console.epoch)
+    return Workflow(settings, dataset, examples, scaling, progress=console.epoch, protocol=protocol)
 
 
 def search(workflow: Workflow, config: TrainingConfig, console: Console) -> SearchOutcome:
@@ -124,7 +131,7 @@ def report_of(clock: ReportClock, workflow: Workflow, config: TrainingConfig, ev
     """The report of a training that ends now."""
     return clock.finish(
         config=config.model_dump(mode="json"),
-        protocol=evaluation.protocol,
+        protocol=f"{evaluation.protocol_hash}: {evaluation.protocol}",
         data_version=workflow.dataset.manifest.data_version,
         figures=evaluation.figures,
     )

@@ -251,6 +251,9 @@ class StrongGeneralisation(EvaluationProtocol):
 AnyProtocol = Annotated[LeaveOneOut | GlobalTime | StrongGeneralisation, Field(discriminator="kind")]
 """Any of them, in a configuration or a model's card."""
 
+LEAVE_ONE_OUT = LeaveOneOut()
+"""What models are chosen and registered by, unless another is asked for."""
+
 
 class Measured(Protocol):
     """Anything that has figures."""

@@ -103,6 +103,10 @@ class Workflow:
         """Step 1: on the train split, the best epoch by the validation events."""
         return self._fit_retrieval("retrieval", config, self.train_split)
 
+    def train_retrieval_again(self, config: RetrievalConfig, epochs: int) -> TrainedRetrieval:
+        """Step 1 for as many epochs as were best before, by whatever protocol: the last epoch is kept."""
+        return self._fit_retrieval("retrieval-again", _fixed(config, epochs), self.train_split)
+
     def train_past_retrieval(self, config: RetrievalConfig, epochs: int, past_share: float) -> TrainedRetrieval:
         """Step 2: on the train split before T1."""
         rows = TrainingRows(protocol=self.protocol, before=moment_t1(self.examples, past_share))

@@ -1,0 +1,42 @@
+"""The registered configuration, trained again on what a protocol lets it learn from: a champion has seen everything."""
+
+from cluster.errors import TowerlineError
+from train.candidates import ItemFeatures
+from train.card import Kind, ModelCard
+from train.contestants import Contestants
+from train.pair import RankedRecommender, TwoTowerRecommender
+from train.ranking import RankingConfig
+from train.registry import champion_cards, load_challenger
+from train.retrieval import RetrievalConfig
+from train.workflow import Workflow
+
+
+def registered_cards(tracking_uri: str, dataset: str) -> dict[Kind, ModelCard]:
+    """The cards of the champion; where there is none, that of the challenger two-tower alone.
+
+    Raises:
+        TowerlineError: there is neither.
+    """
+    try:
+        return champion_cards(tracking_uri, dataset)
+    except TowerlineError:
+        return {"two-tower": load_challenger(tracking_uri, dataset)[1]}
+
+
+def refit(workflow: Workflow) -> Contestants:
+    """Train what is registered on the workflow's protocol: for as many epochs as were best for it."""
+    cards = registered_cards(workflow.settings.tracking_uri, workflow.dataset.name)
+    config = RetrievalConfig.model_validate(cards["two-tower"].config)
+    epochs = cards["two-tower"].best_epoch + 1
+    retrieval = workflow.train_retrieval_again(config, epochs).model
+    found = Contestants(retrieval.vocabulary, history_length=cards["two-tower"].history_length)
+    found.recommenders["two_tower"] = TwoTowerRecommender(retrieval)
+    if "ranker" in cards:
+        ranking_config = RankingConfig.model_validate(cards["ranker"].config)
+        past = workflow.train_past_retrieval(config, epochs, ranking_config.past_share)
+        ranking = workflow.train_ranking(ranking_config, past.model, retrieval)
+        items = ItemFeatures(workflow.known_events, retrieval.vocabulary)
+        found.recommenders["two_tower_ranker"] = RankedRecommender(
+            retrieval, ranking.model, items, ranking_config.num_candidates
+        )
+    return found
