@@ -3,6 +3,7 @@
 Every task reads and writes files and gives back a note. Run again, it writes the same bytes.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,10 +84,12 @@ class Build:
         partitions: Counter[str] = Counter()
         for number, (keys, past) in enumerate(in_pieces(events, USER, KEYS_AT_ONCE)):
             rows = features_of(views, past, keys) if views else keys
-            rows = rows.hstack([column for each in others for column in each.at(keys.get_column(SOURCE_ROW))])
-            parts = split_by_date(finish(rows).select(self.stored_columns), self.partitioning)
-            files += write_bucket(self.output, f"bucket-{bucket:05d}" + (f"-{number:03d}" if number else ""), parts)
-            partitions.update({date: part.height for date, part in parts.items()})
+            name = f"bucket-{bucket:05d}" + (f"-{number:03d}" if number else "")
+            for date, part in split_by_date(rows, self.partitioning).items():
+                brought = [each.at(part.get_column(SOURCE_ROW)).get_columns() for each in others]
+                whole = finish(part.hstack(list(itertools.chain.from_iterable(brought))))
+                files += write_bucket(self.output, name, {date: whole.select(self.stored_columns)})
+                partitions[date] += part.height
         return {"files": [str(file) for file in files], "partitions": partitions}
 
     def _item_bucket(self, bucket: int) -> Note:

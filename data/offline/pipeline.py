@@ -11,7 +11,7 @@ one bucket, or of half a million events if the bucket has more. What is finished
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,10 +71,8 @@ def build_examples(
             return output
         build = Build(dataset, chosen, work.path, work.work)
         write_attributes(work.path, dataset.users(), dataset.items())
-        _finish(work, "others", build.other_tasks, build.other_task, run)
-        notes = _finish(work, "users", range(build.buckets), build.user_bucket, run)
         partitions: Counter[str] = Counter()
-        for note in notes:
+        for note in _finished(work, build, run):
             partitions.update(note["partitions"])
         _require_all(dataset, partitions.total())
         manifest = FeatureManifest(
@@ -102,14 +100,18 @@ def _fingerprints(history_length: int, declared: Sequence[FeatureView] | None) -
     return {view.name: view.fingerprint(computation()) for view in declared}
 
 
-def _finish(work: Building, phase: str, tasks: Iterable[int], do: Callable[[int], Note], run: Run) -> list[Note]:
-    """Do what is not done yet; gives the notes of all tasks, in order."""
-    names = {task: f"{phase}-{task:05d}" for task in tasks}
-    notes = {task: work.note(name) for task, name in names.items()}
-    waiting = [task for task, note in notes.items() if note is None]
-    for task, note in run(functools.partial(_with_task, do), waiting):
-        work.finish(names[task], note, (Path(file) for file in note["files"]))
-        notes[task] = note
+def _finished(work: Building, build: Build, run: Run) -> list[Note]:
+    """Do what is not done yet; gives the notes of all buckets of users, in order."""
+    buckets = {bucket: f"users-{bucket:05d}" for bucket in range(build.buckets)}
+    notes = {bucket: work.note(name) for bucket, name in buckets.items()}
+    waiting = [bucket for bucket, note in notes.items() if note is None]
+    others = {task: f"others-{task:05d}" for task in build.other_tasks} if waiting else {}
+    missing = [task for task, name in others.items() if work.note(name) is None]
+    for task, note in run(functools.partial(_with_task, build.other_task), missing):
+        work.finish_work(others[task], note)
+    for bucket, note in run(functools.partial(_with_task, build.user_bucket), waiting):
+        work.finish(buckets[bucket], note, (Path(file) for file in note["files"]))
+        notes[bucket] = note
     return list(notes.values())
 
 

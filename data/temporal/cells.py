@@ -8,6 +8,7 @@ online and events that arrived late all give the same cell, and the same feature
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,8 @@ FIXED_POINT = 2**16
 LARGEST_VALUE = 1e9
 """Beyond this, about 140,000 values in one window could overflow a cell."""
 
-Cells = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
+Cells = Integers
 """(rows, windows x inputs), window by window."""
 Places = npt.NDArray[np.int64]
 
@@ -78,9 +80,18 @@ class Ratio:
     scale: float
     default: float
 
+    def finish(self, cells: Sequence[Integers]) -> npt.NDArray[Any]:
+        """The feature of many rows of cells, given column by column: int64 for a plain count, else float64."""
+        above = cells[self.above]
+        if self.below is None:
+            return above if self.scale == 1.0 else above * self.scale
+        below = cells[self.below]
+        finished = above * self.scale / np.maximum(below, 1)
+        return np.where(below > 0, finished, self.default) if self.default else finished
+
 
 class Ratios:
-    """Features that are ratios of cells, all at once."""
+    """Features that are ratios of cells, all at once: `Ratio.finish` for few rows, to the same last bit."""
 
     def __init__(self, ratios: Sequence[Ratio]) -> None:
         divided = [place for place, each in enumerate(ratios) if each.below is not None]
@@ -134,27 +145,14 @@ class CellPlan:
         )
         return tuple(wanted)
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The features that are computed from cells, in the order of `finish`."""
-        return tuple(self._aggregations)
-
     def index(self, window: Window, each: Input) -> int:
         """Column of a cell."""
         return self.windows.index(window) * len(self.inputs) + self.inputs.index(each)
-
-    def finish(self, cells: Cells) -> npt.NDArray[np.float64]:
-        """The features (rows, features) of rows of cells, float64; the caller casts each to its type."""
-        return self._finishing.finish(cells)
 
     @cached_property
     def ratios(self) -> tuple[Ratio, ...]:
         """How each feature follows from the cells."""
         return tuple(self._ratio(name) for name in self._aggregations)
-
-    @cached_property
-    def _finishing(self) -> Ratios:
-        return Ratios(self.ratios)
 
     @cached_property
     def _aggregations(self) -> Mapping[str, Count | Sum | Mean | Rate]:

@@ -20,7 +20,7 @@ from data.temporal.cells import CellPlan, decayed_weights
 from data.temporal.decay import decayed_sums
 from data.temporal.distinct import distinct_counts
 from data.temporal.timeline import Integers, Sorted, Timeline, encode, sort_moments
-from data.temporal.visibility import KEYS_AT_ONCE, Visibility, visibility
+from data.temporal.visibility import Visibility, visibility
 from data.views import FeatureView
 
 Mask = npt.NDArray[np.bool_]
@@ -51,24 +51,6 @@ def features_of(views: Sequence[FeatureView], events: pl.DataFrame, keys: pl.Dat
             mine = _visible(past.timeline.take(positions), asked.timeline, prepared)
         columns |= _Features(view, prepared, mine).columns()
     return keys.hstack(asked.restored(pl.DataFrame(columns)))
-
-
-def as_of(
-    keys: pl.DataFrame,
-    table: pl.DataFrame,
-    entity_key: str | None,
-    columns: Sequence[str],
-    ttl: timedelta | None = None,
-) -> pl.DataFrame:
-    """The keys, in their order, with `columns` of the newest row of a table that each key sees.
-
-    Null where it sees none, or none that is at most `ttl` old. Keys and table as in `features_of`.
-    """
-    past, asked = _sorted_moments(table, keys, entity_key)
-    ordered = past.frame(table)
-    seen = _visible(past.timeline, asked.timeline, ordered)
-    newest = np.where(_is_known(seen, ttl), seen.newest, -1)
-    return keys.hstack(asked.restored(_gather(ordered.select(columns), newest)))
 
 
 def _sorted_moments(events: pl.DataFrame, keys: pl.DataFrame, entity_key: str | None) -> tuple[Sorted, Sorted]:
@@ -140,29 +122,24 @@ class _Features:
         return pl.Series(name, values).cast(self._view.dtype(name))
 
     def _from_cells(self) -> dict[str, pl.Series]:
-        plan, cells = CellPlan(self._view), self._cells()
-        finished = np.empty((len(plan.features), cells.shape[1]))
-        for start in range(0, cells.shape[1], KEYS_AT_ONCE):
-            some = slice(start, start + KEYS_AT_ONCE)
-            finished[:, some] = plan.finish(cells[:, some].T).T
-        return {name: self._numbers(name, finished[index]) for index, name in enumerate(plan.features)}
+        plan = CellPlan(self._view)
+        cells = self._cells(plan)
+        return {ratio.feature: self._numbers(ratio.feature, ratio.finish(cells)) for ratio in plan.ratios}
 
-    def _cells(self) -> Integers:
-        """(cells, keys): running totals up to each key's slice of events, less those before it and the late ones."""
-        plan, seen = CellPlan(self._view), self._seen
-        cells = np.empty((len(plan.windows) * len(plan.inputs), len(seen.keys)), dtype=np.int64)
+    def _cells(self, plan: CellPlan) -> list[Integers]:
+        """Cell → its keys: running totals up to each key's slice of events, less those before it and the late ones."""
+        seen = self._seen
+        cells: dict[int, Integers] = {}
         begins = {window: seen.begin(window) for window in plan.windows}
         for each in plan.inputs:
             added = None if each.is_one(self._events) else each.of(self._events)
             totals = None if added is None else np.concatenate([[0], np.cumsum(added)])
             for window in plan.windows:
-                cell = cells[plan.index(window, each)]
-                if totals is None:
-                    np.subtract(seen.stop, begins[window], out=cell)
-                else:
-                    np.subtract(totals[seen.stop], totals[begins[window]], out=cell)
+                begin = begins[window]
+                cell = seen.stop - begin if totals is None else totals[seen.stop] - totals[begin]
                 cell -= seen.missing(window, added)
-        return cells
+                cells[plan.index(window, each)] = cell
+        return [cells[index] for index in range(len(cells))]
 
     def _age(self) -> Integers:
         """µs since the newest event."""

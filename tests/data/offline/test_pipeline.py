@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 from cluster.errors import TowerlineError
 from data.aggregations import Count, days
 from data.dataset import Dataset
-from data.offline import feature_build
+from data.offline import building, feature_build
 from data.offline.examples import EXAMPLE_COLUMNS, examples_of
 from data.offline.pipeline import build_examples, ensure_examples, examples_folder
 from data.offline.store import read_examples, read_feature_manifest
@@ -102,6 +102,34 @@ def test_a_build_goes_on_where_another_one_stopped(dataset: Dataset, tmp_path: P
     assert len(done) == 9
     assert contents(target) == contents(whole)
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_after_a_restart_of_the_machine_only_what_was_on_the_disk_is_kept(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash may leave anything in the files that were not synced."""
+    whole = build_examples(dataset, tmp_path / "whole" / "examples", 5, run=in_process)
+    target = tmp_path / "stopped" / "examples"
+    done: list[int] = []
+
+    def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        for task in tasks:
+            if len(done) == 7:
+                raise KeyboardInterrupt
+            done.append(task)
+            yield function(task)
+
+    with suppress(KeyboardInterrupt):
+        build_examples(dataset, target, 5, run=run)
+    slices = list(target.parent.rglob("*.arrow"))
+    assert len(slices) == 5
+    for file in slices:
+        file.write_bytes(b"")
+    monkeypatch.setattr(building, "machine_start", lambda: "after the crash")
+    done.clear()
+    build_examples(dataset, target, 5, run=lambda *work: (done.append(1) or each for each in in_process(*work)))
+    assert len(done) == 5 + 2
+    assert contents(target) == contents(whole)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,5 +1,7 @@
 """Cells are exact integers, whatever the values and the order."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.aggregations import ALL_TIME, Count, Mean, Rate, Sum, days, hours
-from data.temporal.cells import CellPlan, Input, decayed_weights, to_fixed_point
+from data.temporal.cells import CellPlan, Cells, Input, Ratios, decayed_weights, to_fixed_point
 from data.views import USER, FeatureView
 
 VIEW = FeatureView(
@@ -24,6 +26,11 @@ VIEW = FeatureView(
     },
 )
 PLAN = CellPlan(VIEW)
+
+
+def finished(plan: CellPlan, cells: Cells) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """The features (rows, features) of rows of cells."""
+    return np.stack([ratio.finish(list(cells.T)).astype(np.float64) for ratio in plan.ratios], axis=1)
 
 
 @given(st.lists(st.floats(width=32), max_size=20), st.randoms())
@@ -60,7 +67,7 @@ def test_nan_counts_like_null() -> None:
 def test_a_plan_has_each_window_and_input_once() -> None:
     assert PLAN.windows == (hours(2), days(1), ALL_TIME)
     assert PLAN.inputs == (Input(), Input("value", is_sum=True), Input("value"))
-    assert PLAN.features == tuple(VIEW.features)
+    assert [ratio.feature for ratio in PLAN.ratios] == list(VIEW.features)
     assert PLAN.index(days(1), Input("value")) == 5
 
 
@@ -75,14 +82,20 @@ def test_finished_features() -> None:
         (days(1), Input("value"), 4),
     ]:
         cells[0, PLAN.index(window, each)] = value
-    assert PLAN.finish(cells).tolist() == [[8, 4, 20.0, 2.5, 1.5], [0, 0, 0.0, -1.0, 0.0]]
-    assert PLAN.finish(np.zeros((0, 9), dtype=np.int64)).shape == (0, 5)
+    assert finished(PLAN, cells).tolist() == [[8, 4, 20.0, 2.5, 1.5], [0, 0, 0.0, -1.0, 0.0]]
+    assert finished(PLAN, np.zeros((0, 9), dtype=np.int64)).shape == (0, 5)
+
+
+@given(st.lists(st.lists(st.integers(0, 2**48), min_size=9, max_size=9), min_size=1, max_size=20))
+def test_many_rows_are_finished_like_few(rows: list[list[int]]) -> None:
+    cells = np.array(rows, dtype=np.int64)
+    assert np.array_equal(finished(PLAN, cells), Ratios(PLAN.ratios).finish(cells))
 
 
 def test_only_means_and_sums_need_more_than_a_count() -> None:
     view = FeatureView(name="v", entity=USER, description="", owner="", features={"a": Count(), "b": Count(days(7))})
     assert CellPlan(view).inputs == (Input(),)
-    assert CellPlan(view).finish(np.array([[1, 2]])).tolist() == [[2.0, 1.0]]
+    assert finished(CellPlan(view), np.array([[1, 2]])).tolist() == [[2.0, 1.0]]
 
 
 @pytest.mark.parametrize("count", [1, 1_000])
@@ -90,4 +103,4 @@ def test_a_mean_of_equal_values_is_that_value(count: int) -> None:
     cells = np.zeros((1, 9), dtype=np.int64)
     cells[0, PLAN.index(days(1), Input("value", is_sum=True))] = to_fixed_point(np.full(count, 3.5)).sum()
     cells[0, PLAN.index(days(1), Input("value"))] = count
-    assert PLAN.finish(cells)[0, 3] == 3.5
+    assert finished(PLAN, cells)[0, 3] == 3.5

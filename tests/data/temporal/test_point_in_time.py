@@ -24,7 +24,7 @@ from data.aggregations import (
     days,
     hours,
 )
-from data.temporal.point_in_time import as_of, features_at, features_of
+from data.temporal.point_in_time import features_at, features_of
 from data.views import EVENT_TYPES, EVERYTHING, ITEM, USER, FeatureView
 from tests.data.brute_force import expected_as_of, expected_features
 
@@ -197,14 +197,15 @@ def test_recency_weighted_sums_have_the_precision_of_float32(
 
 @settings(max_examples=100, deadline=None)
 @given(event_lists, key_lists, st.sampled_from([None, timedelta(microseconds=2), timedelta(hours=1)]))
-def test_as_of_finds_the_newest_known_row(
+def test_the_latest_value_is_that_of_the_newest_known_row(
     raw: list[Event], asked: list[tuple[str, int, int]], ttl: timedelta | None
 ) -> None:
     events, keys = events_of(raw), keys_of(asked)
-    result = as_of(keys, events, "user_id", ["event_id", "decision_id"], ttl)
+    columns = ("event_id", "decision_id")
+    result = features_at(view_of({f"newest {name}": Latest(name) for name in columns}, ttl=ttl), events, keys)
     assert result.select(keys.columns).equals(keys)
-    for column in ("event_id", "decision_id"):
-        assert result[column].to_list() == expected_as_of(keys, events, "user_id", column, ttl)
+    for column in columns:
+        assert result[f"newest {column}"].to_list() == expected_as_of(keys, events, "user_id", column, ttl)
 
 
 @settings(max_examples=60, deadline=None)
