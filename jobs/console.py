@@ -62,13 +62,13 @@ class Console:
             self.say(str(check))
 
     def tables(self, tables: Iterable[TextTable]) -> None:
-        """Each under its title."""
+        """Each under its title, as wide as its cells: a terminal may fold lines, nothing is cut."""
         for table in tables:
             self._out.print(f"\n{table.title}", style="bold")
-            drawn = Table(*table.heads, box=rich.box.SIMPLE_HEAD)
+            drawn = Table(*table.heads, box=rich.box.SIMPLE_HEAD, width=table.width)
             for row in table.rows:
                 drawn.add_row(*row)
-            self._out.print(drawn)
+            self._out.print(drawn, crop=False)
 
     def registered(self, pair: RegisteredPair) -> None:
         """The versions of a variant."""

@@ -21,6 +21,12 @@ class TextTable:
     heads: list[str]
     rows: list[list[str]]
 
+    @property
+    def width(self) -> int:
+        """Characters of a line in which no cell is folded."""
+        columns = zip(self.heads, *self.rows, strict=True)
+        return 2 + sum(3 + max(map(len, cells)) for cells in columns)
+
 
 def tables_of(measurements: Measurements) -> list[TextTable]:
     """Models, segments and pairs of models."""
