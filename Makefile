@@ -6,8 +6,11 @@ SERVERS := curl util-linux redis-server postgresql
 
 # Events in `make bench-features`.
 SIZES ?= 1m 10m 50m
+# `make bench-quality`: which data set, how many seeds; SEARCH=1 searches every system's settings first.
+DATASET ?= movielens-100k
+SEEDS ?= 3
 
-.PHONY: install demo serve test test-cluster lint bench-features cluster-up cluster-down install-servers
+.PHONY: install demo serve test test-cluster lint bench-features bench-quality cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -32,6 +35,9 @@ lint: install
 
 bench-features: install ## features beside polars, DuckDB and Feast; SIZES="1m 10m" for less than 50 M events
 	@$(RUN) benchmarks.features --sizes $(SIZES)
+
+bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
+	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) $(if $(SEARCH),--search)
 
 cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
 	@$(RUN) cluster.local_cluster up

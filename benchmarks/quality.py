@@ -23,7 +23,7 @@ from benchmarks.environments import python_from
 from benchmarks.quality_problem import Problem
 from benchmarks.quality_report import print_problem, print_search, print_tests, write_picture
 from benchmarks.quality_runs import Processes, Run
-from benchmarks.quality_scores import Comparison, compare, figures_of, test_figures, validation_score
+from benchmarks.quality_scores import Comparison, compare, figures_of, paired_figures, validation_score
 from benchmarks.quality_search import Found, Trial, read_settings, search, with_base, write_settings
 from benchmarks.quality_systems import PEERS, SYSTEMS, Settings, System
 from cluster.errors import TowerlineError
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
     systems = [SYSTEMS[name] for name in asked.systems]
     dataset = opened(places, asked.dataset)
     problems = prepared(places, dataset, {*asked.protocols, *([SEARCHED_ON] if asked.search else [])})
-    for peer in sorted({system.peer for system in systems} - {""}):
+    for peer in dict.fromkeys(system.peer for system in systems if system.peer):
         python_from(PEERS / f"{peer}.txt")
     found = read_settings(dataset.name, list(SYSTEMS.values()))
     bench = Bench(asked.parallel)
@@ -213,7 +213,7 @@ def report(
         print_problem(figures, systems, f"{asked.dataset}, {protocol.words} (protocol {protocol.hash})", place)
     pooled = [each.values for name, each in comparisons.items() if name in CUT_OFFS]
     if pooled:
-        figures |= test_figures(averaged(pooled), comparisons[main_name], systems)
+        figures |= paired_figures(averaged(pooled), comparisons[main_name], systems)
         print_tests(figures, systems)
     protocols = {name: each.problem.protocol for name, each in comparisons.items()}
     settings = {name: found[name].settings for name in systems}

@@ -121,7 +121,7 @@ def figures_of(comparisons: Mapping[str, Comparison], systems: Sequence[str]) ->
     return figures
 
 
-def test_figures(pooled: pl.DataFrame, first: Comparison, systems: Sequence[str]) -> dict[str, float]:
+def paired_figures(pooled: pl.DataFrame, first: Comparison, systems: Sequence[str]) -> dict[str, float]:
     """Ours against the peers, on the values of all cut-offs together."""
     figures = {f"{MAIN}_pooled/{system}": interval_of(pooled, system, MAIN).mean for system in systems}
     peers = [name for name in systems if SYSTEMS[name].peer]

@@ -26,6 +26,8 @@ MOST_EPOCHS = 300
 PATIENCE = 10
 """RecBole's own default `stopping_step`."""
 METRICS = ("ndcg@10", "recall@10", "hit@10")
+USER, ITEM = "u", "i"
+"""Stand before every id, which could be a word that pandas takes for a missing value."""
 
 
 class Fit:
@@ -33,7 +35,9 @@ class Fit:
 
     def __init__(self, task: Task, splits: dict[str, pl.DataFrame], epochs: int) -> None:
         for name, events in splits.items():
-            table = events.select(pl.col("user").alias("user_id:token"), pl.col("item").alias("item_id:token"))
+            table = events.select(
+                (USER + pl.col("user")).alias("user_id:token"), (ITEM + pl.col("item")).alias("item_id:token")
+            )
             Path("events").mkdir(exist_ok=True)
             table.unique(maintain_order=True).write_csv(f"events/events.{name}.inter", separator="\t")
         settings = {
@@ -85,12 +89,12 @@ class Fit:
         names = self._dataset.field2id_token[item_field]
         found = {}
         for user in users:
-            code = torch.tensor([self._dataset.token2id(user_field, user)])
+            code = torch.tensor([self._dataset.token2id(user_field, USER + user)])
             scores = self._model.full_sort_predict(Interaction({user_field: code})).view(-1)
             scores[0] = -torch.inf
-            scores[self._dataset.token2id(item_field, np.array(history[user]))] = -torch.inf
+            scores[self._dataset.token2id(item_field, np.array([ITEM + item for item in history[user]]))] = -torch.inf
             best = scores.topk(min(count, len(scores)))
-            found[user] = [str(names[code]) for code in best.indices[best.values > -torch.inf].tolist()]
+            found[user] = [names[code].removeprefix(ITEM) for code in best.indices[best.values > -torch.inf].tolist()]
         return found
 
 

@@ -22,6 +22,8 @@ from benchmarks.peers.contract import Task, checkable
 
 MOST_EPOCHS = 100
 PATIENCE = 10
+ITEM = "i"
+"""Stands before every id, which could be the word that RecTools pads with."""
 
 
 class BestEpoch(Callback):  # type: ignore[misc]
@@ -63,7 +65,7 @@ class BestEpoch(Callback):  # type: ignore[misc]
 def interactions(events: pl.DataFrame) -> pd.DataFrame:
     """RecTools' table; its moments are the events' places in their total order, which breaks ties in time."""
     moments = pd.to_datetime(events["order"].to_list(), unit="s")
-    users, items = events["user"].to_list(), events["item"].to_list()
+    users, items = events["user"].to_list(), [ITEM + item for item in events["item"]]
     return pd.DataFrame({Columns.User: users, Columns.Item: items, Columns.Datetime: moments, Columns.Weight: 1.0})
 
 
@@ -103,12 +105,13 @@ def main(run: str) -> None:
     best = next(each for each in model.fit_trainer.callbacks if isinstance(each, BestEpoch))
     model.lightning_model.torch_model.load_state_dict(best.weights)
 
-    items = pl.Series([str(item) for item in model.data_preparator.get_known_item_ids()])
+    items = pl.Series([item.removeprefix(ITEM) for item in model.data_preparator.get_known_item_ids()])
     known = task.history().filter(pl.col("item").is_in(items.implode()))
     found = model.recommend(
         task.asked(known["user"]), Dataset.construct(interactions(known)), k=task.count, filter_viewed=True
     )
-    lists = found.groupby(Columns.User, sort=False)[Columns.Item].agg(list).to_dict()
+    by_user = found.groupby(Columns.User, sort=False)[Columns.Item].agg(list)
+    lists = {user: [item.removeprefix(ITEM) for item in items] for user, items in by_user.items()}
     checked = checkable(task.events(task.target), task.history(), known)
     metrics = {"ndcg@10": NDCG(k=10, divide_by_achievable=True), "hit@10": HitRate(k=10)}
     own = calc_metrics(metrics, reco=found, interactions=interactions(checked))

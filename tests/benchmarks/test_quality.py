@@ -1,0 +1,311 @@
+"""The pieces of the quality benchmark on a small data set; peers' lists are written by hand, none is installed."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from benchmarks import quality
+from benchmarks.our_system import RANKING, RETRIEVAL, SOURCES, OurSystem
+from benchmarks.peers.contract import EVENT_COLUMNS, Task, checkable
+from benchmarks.quality import Bench
+from benchmarks.quality_lists import StoredLists, require_agreement
+from benchmarks.quality_problem import Problem
+from benchmarks.quality_report import goals
+from benchmarks.quality_runs import Run
+from benchmarks.quality_scores import best_peer, by_popularity, compare, figures_of, paired_figures
+from benchmarks.quality_search import Found, Trial, read_settings, search, with_base, write_settings
+from benchmarks.quality_systems import PEERS, SYSTEMS
+from cluster.errors import TowerlineError
+from data.splits import TEST, TRAIN, UNUSED, VALIDATION
+from tests.train.planted import Planted, plant
+from train.protocols import GlobalTime, LeaveOneOut
+from train.vocabulary import UNKNOWN
+from tune.space import apply, sample_of
+
+PEER = SYSTEMS["implicit_als"]
+
+
+@dataclass(frozen=True)
+class World:
+    planted: Planted
+    problems: Mapping[str, Problem]
+
+    @property
+    def first(self) -> Problem:
+        return self.problems["leave_one_out"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    planted = plant(tmp_path_factory.mktemp("quality"))
+    protocols = {"leave_one_out": LeaveOneOut(), "leave_one_out_1": LeaveOneOut(cut_off=1), "global_time": GlobalTime()}
+    root = planted.home / "bench"
+    problems = {name: Problem(name, planted.dataset, each, planted.folder, root) for name, each in protocols.items()}
+    for problem in problems.values():
+        problem.prepare()
+    return World(planted, problems)
+
+
+@pytest.fixture(autouse=True)
+def home(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOWERLINE_HOME", str(world.planted.home))
+
+
+def finish(run: Run, lists: Mapping[str, list[str]], own: Mapping[str, float], held_out: pl.DataFrame) -> None:
+    """What a runner does, by hand."""
+    task = run.task(threads=1)
+    task.write()
+    task.answer(lists, own, held_out)
+
+
+def perfect(problem: Problem) -> dict[str, list[str]]:
+    """The right answer first."""
+    asked = pl.read_parquet(problem.events / "test.parquet")
+    return {user: [item] for user, item in asked.select("user", "item").iter_rows()}
+
+
+def test_files_hold_what_the_protocol_says(world: World) -> None:
+    for problem in world.problems.values():
+        expected = problem.protocol.assign(pl.read_parquet(world.planted.folder / "date=*/*.parquet"))
+        counts = dict(expected.group_by("split").len().iter_rows())
+        for split in (TRAIN, VALIDATION, TEST):
+            events = pl.read_parquet(problem.events / f"{split}.parquet")
+            assert events.columns == EVENT_COLUMNS
+            assert events.height == counts[split]
+    cut = world.problems["leave_one_out_1"]
+    unused = pl.read_parquet(cut.examples / "date=*/*.parquet").filter(pl.col("split") == UNUSED)
+    last = pl.read_parquet(world.first.events / "test.parquet")
+    assert set(unused.select("user_id", "item_id").iter_rows()) == set(last.select("user", "item").iter_rows())
+
+
+def test_files_are_written_once(world: World) -> None:
+    file = world.first.events / "train.parquet"
+    before = file.stat().st_mtime_ns
+    world.first.prepare()
+    assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_task_says_what_may_be_learnt(world: World, tmp_path: Path, trains: bool) -> None:
+    task = Task(str(tmp_path / "run"), str(world.first.events), "x", {"a": 1.5}, 3, "test", trains)
+    task.write()
+    read = Task.read(tmp_path / "run")
+    assert read == task
+    history = {*read.train["order"], *read.validation["order"]}
+    assert set(read.history()["order"]) == history
+    assert read.history()["order"].is_sorted()
+    assert set(read.fitted()["order"]) == (history if trains else set(read.train["order"]))
+    searching = replace(read, target="validation")
+    assert set(searching.fitted()["order"]) == set(searching.history()["order"]) == set(read.train["order"])
+    some = read.train["user"].head(5)
+    assert read.asked(some) == sorted(set(some))
+
+
+def test_only_events_that_every_library_can_score_are_compared() -> None:
+    met = pl.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "z"]})
+    held_out = pl.DataFrame({"user": ["a", "a", "a", "c", "b", "b"], "item": ["x", "z", "new", "x", "y", "y"]})
+    assert checkable(held_out, met, met).rows() == [("a", "z"), ("b", "y")]
+
+
+def test_short_and_missing_lists_are_filled_with_the_popular(world: World, tmp_path: Path) -> None:
+    problem = world.first
+    cases = problem.cases(TEST)
+    popular = by_popularity(cases)
+    assert np.all(np.diff(cases.training.events_I[popular]) <= 0)
+    users = cases.rows["user_id"].to_list()
+    items = problem.vocabulary.items
+    named = next(item for item in items if problem.vocabulary.item_code(item) not in cases.exclude[0])
+    task = Task(str(tmp_path), "", "x", {}, 0, "test", False)
+    task.write()
+    task.answer({users[0]: [named]})
+    ranked_BK = StoredLists(tmp_path, problem.vocabulary, popular).recommend(cases.rows, cases.exclude, len(items) + 9)
+    assert ranked_BK.shape == (len(users), len(items))
+    assert ranked_BK[0, 0] == problem.vocabulary.item_code(named)
+    for row in (0, 1):
+        shown = ranked_BK[row][ranked_BK[row] != UNKNOWN]
+        rest = [code for code in popular if code not in cases.exclude[row] and code not in shown[: 1 - row]]
+        assert shown[1 - row :].tolist() == rest
+
+
+def test_a_library_must_agree_with_us(world: World) -> None:
+    run = Run(PEER, world.first, {"factors": 1}, seed=0)
+    held_out = pl.read_parquet(world.first.events / "test.parquet")
+    lists = perfect(world.first)
+    half = dict(list(lists.items())[::2])
+    share = len(half) / len(lists)
+    finish(run, half, {"ndcg@10": share, "hit@10": share}, held_out)
+    assert require_agreement(run.folder, world.first.vocabulary) == {"ndcg@10": share, "hit@10": share}
+    finish(run, half, {"ndcg@10": share + 0.001}, held_out)
+    with pytest.raises(
+        TowerlineError, match=rf"ndcg@10 = {share + 0.001:.6f} over {len(lists)} users, and we {share:.6f}"
+    ):
+        require_agreement(run.folder, world.first.vocabulary)
+
+
+def test_lists_that_do_not_mask_are_refused(world: World) -> None:
+    run = Run(PEER, world.first, {"factors": 2}, seed=0)
+    met = pl.read_parquet(world.first.events / "train.parquet").row(0, named=True)
+    finish(run, {met["user"]: [met["item"]]}, {}, pl.DataFrame({"user": [], "item": []}))
+    with pytest.raises(TowerlineError, match="implicit_als recommends an item that was excluded"):
+        compare(world.first, {PEER.name: [run]})
+
+
+def test_a_run_is_known_by_all_that_decides_it(world: World) -> None:
+    run = Run(PEER, world.first, {"factors": 3}, seed=0)
+    others = [
+        replace(run, settings={"factors": 4}),
+        replace(run, seed=1),
+        replace(run, target=VALIDATION),
+        replace(run, problem=world.problems["global_time"]),
+        replace(run, system=SYSTEMS["implicit_bpr"]),
+    ]
+    folders = {each.folder for each in (run, *others, replace(run))}
+    assert len(folders) == 1 + len(others)
+
+
+def test_a_process_that_fails_is_shown(world: World) -> None:
+    run = Run(SYSTEMS["ease"], world.first, {"regularization": -1.0}, seed=0)
+    with pytest.raises(
+        TowerlineError, match=r"ease failed on leave_one_out \(status 1\); see .*log(.|\n)*greater than 0"
+    ):
+        Bench(parallel=1)._finish(run)
+    assert not run.finished()
+
+
+def test_the_pair_is_trained_once_and_its_seconds_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import our_system
+
+    for name, config in (("RETRIEVAL", RETRIEVAL), ("RANKING", RANKING)):
+        short = config.fit.model_copy(update={"epochs": 1})
+        monkeypatch.setattr(our_system, name, config.model_copy(update={"fit": short}))
+    alone, pair = SYSTEMS["two_tower"], SYSTEMS["two_tower_ranker"]
+    retrieval = alone.start | {"two_tower.embedding_dim": 8}
+    found = {alone.name: Found(retrieval)}
+    first = OurSystem(Run(alone, world.first, retrieval, 0).task(1))
+    lists = first.lists()
+    assert first.seconds_before == 0
+    second = OurSystem(Run(pair, world.first, with_base(pair, pair.start, found), 0).task(1))
+    ranked = second.lists()
+    assert second.seconds_before > 0
+    assert {user: set(items) for user, items in ranked.items()} == {user: set(items) for user, items in lists.items()}
+    assert ranked.keys() == set(pl.read_parquet(world.first.events / "test.parquet")["user"])
+
+
+def test_figures_name_the_seeds_the_cut_offs_and_who_is_ahead(world: World) -> None:
+    ours, problems = SYSTEMS["two_tower"], [world.problems[name] for name in ("leave_one_out", "leave_one_out_1")]
+    comparisons = {}
+    for problem in problems:
+        held_out = pl.read_parquet(problem.events / "test.parquet")
+        right = perfect(problem)
+        runs: dict[str, list[Run]] = {ours.name: [], PEER.name: []}
+        for seed in (0, 1):
+            for system, lists in ((ours, right), (PEER, dict(list(right.items())[seed::3]))):
+                run = Run(system, problem, {"made": "up"}, seed)
+                finish(run, lists, {}, held_out)
+                runs[system.name].append(run)
+        comparisons[problem.name] = compare(problem, runs)
+    names = [ours.name, PEER.name]
+    figures = figures_of(comparisons, names)
+    assert figures["ndcg@10/two_tower"] == figures["ndcg@10/two_tower/leave_one_out_1"] == 1
+    assert figures["ndcg@10_low/implicit_als"] < figures["ndcg@10/implicit_als"] < figures["ndcg@10_high/implicit_als"]
+    assert figures["ndcg@10_seeds_std/implicit_als"] > figures["ndcg@10_seeds_std/two_tower"] == 0
+    first = comparisons["leave_one_out"]
+    assert best_peer(first, names) == PEER.name
+    pooled = pl.concat([each.values for each in comparisons.values()])
+    tests = paired_figures(pooled, first, names)
+    assert 0 < tests["difference_low/two_tower/implicit_als"] < tests["difference_high/two_tower/implicit_als"]
+    assert tests["ratio/two_tower/best_peer"] == pytest.approx(1 / figures["ndcg@10/implicit_als"])
+    assert goals(tests, names)[0].startswith("reached: two_tower has")
+    unsure = tests | {"difference_low/two_tower/implicit_als": -0.01}
+    assert goals(unsure, names)[0].startswith("MISSED: two_tower")
+    assert "not significantly ahead of implicit_als" in goals(unsure, names)[0]
+
+
+def test_the_report(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(quality, "examples_folder", lambda *_: world.planted.folder)
+    arguments = ["--dataset", "planted", "--systems", "ease", "--protocols", "leave_one_out", "global_time"]
+    for kept in (0, 2):
+        quality.main([*arguments, "--parallel", "2"])
+        said = capsys.readouterr().out
+        assert said.count(": kept") == kept
+    assert "ease (ours)" in said
+    assert "not searched on this data set" in said
+    reports = world.planted.home / "reports"
+    report = json.loads((reports / "bench_quality.json").read_text())
+    for metric in ("ndcg@10", "recall@10", "ndcg@10_low", "ndcg@10_high", "seconds"):
+        assert {f"{metric}/ease", f"{metric}/ease/global_time"} <= set(report["figures"])
+    assert report["figures"]["ndcg@10_low/ease"] > 0.3
+    assert report["config"]["searched"] == {"ease": 0}
+    assert LeaveOneOut().hash in report["protocol"]
+    assert (reports / "bench_quality.png").stat().st_size > 10_000
+    values = pl.read_parquet(reports / "bench_quality.parquet")
+    assert set(values["protocol_hash"]) == {LeaveOneOut().hash, GlobalTime().hash}
+
+
+def test_a_search_begins_at_the_start_and_keeps_the_best() -> None:
+    tried: list[dict[str, Any]] = []
+
+    def attempt(settings: dict[str, Any]) -> Trial:
+        tried.append(settings)
+        return Trial(settings, settings["alpha"], 1.0)
+
+    found = search(PEER, 7, attempt)
+    assert tried[0] == PEER.start
+    assert len(tried) == len(found.trials) == 7
+    assert found.settings["alpha"] == max(settings["alpha"] for settings in tried)
+    assert [trial.settings for trial in search(PEER, 7, attempt).trials] == tried[:7]
+    assert search(SYSTEMS["popularity"], 7, attempt) == Found({})
+
+
+def test_settings_are_kept_with_their_trials(tmp_path: Path) -> None:
+    better = PEER.start | {"factors": 128}
+    found = Found(better, (Trial(PEER.start, 0.1, 2.0), Trial(better, 0.2, 3.0)))
+    path = write_settings("some", {PEER.name: found, "ease": Found(SYSTEMS["ease"].start)}, "words", tmp_path)
+    assert set(tomllib.loads(path.read_text())) == {PEER.name}
+    read = read_settings("some", [PEER, SYSTEMS["ease"]], tmp_path)
+    assert read == {PEER.name: found, "ease": Found(SYSTEMS["ease"].start)}
+    path.write_text(path.read_text().replace("factors", "fctrs"))
+    with pytest.raises(TowerlineError, match=r"some\.toml: \[implicit_als\.settings\] names .*fctrs.*SEARCH=1"):
+        read_settings("some", [PEER], tmp_path)
+
+
+def test_stored_settings_fit_their_systems() -> None:
+    for file in (Path(quality.__file__).parent / "settings").glob("*.toml"):
+        stored = tomllib.loads(file.read_text())
+        found = read_settings(file.stem, [SYSTEMS[name] for name in stored])
+        assert all(each.settings in [trial.settings for trial in each.trials] for each in found.values())
+        assert len({len(each.trials) for each in found.values()}) == 1, f"{file}: not equally many trials"
+
+
+@pytest.mark.parametrize("system", [each for each in SYSTEMS.values() if each.space], ids=lambda each: each.name)
+def test_a_search_space_holds_its_start(system: Any) -> None:
+    assert set(system.start) == set(system.space)
+    for name, dimension in system.space.items():
+        assert dimension.nearest(system.start[name]) == system.start[name]
+        assert dimension.holding(system.start[name]) == dimension
+
+
+def test_our_search_spaces_are_those_of_our_models() -> None:
+    bases = {name: config() for name, (_, config) in SOURCES.items()} | {
+        "two_tower": RETRIEVAL,
+        "two_tower_ranker": RANKING,
+    }
+    assert set(bases) == {name for name, system in SYSTEMS.items() if not system.peer}
+    for name, base in bases.items():
+        for field, dimension in SYSTEMS[name].space.items():
+            for value in dimension.points() or [dimension.low, dimension.high]:
+                assert sample_of(apply(base, {field: value}), [field]) == {field: value}
+
+
+def test_peers_are_pinned() -> None:
+    for peer in {system.peer for system in SYSTEMS.values()} - {""}:
+        lines = (PEERS / f"{peer}.txt").read_text().splitlines()
+        assert all("==" in line for line in lines if not line.startswith("#"))
+        assert (PEERS / f"run_{peer}.py").exists()
