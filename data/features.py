@@ -19,8 +19,10 @@ from data.aggregations import Count, Distinct, LastN, Mean, Rate, RecencyWeighte
 from data.fingerprints import fingerprint, fingerprint_of_modules
 from data.schema import (
     EVENT_TIME,
+    EVENT_TYPE,
     HISTORY_ITEMS,
     HISTORY_TIMES,
+    HISTORY_TYPES,
     HISTORY_VALUES,
     ITEM_EVENT_COUNT,
     ITEM_ID,
@@ -66,6 +68,7 @@ def user_activity(history_length: int = HISTORY_LENGTH) -> FeatureView:
         features={
             HISTORY_ITEMS: LastN(ITEM_ID, history_length),
             HISTORY_VALUES: LastN(VALUE, history_length),
+            HISTORY_TYPES: LastN(EVENT_TYPE, history_length),
             HISTORY_TIMES: LastN(EVENT_TIME, history_length),
             USER_EVENT_COUNT: Count(),
             USER_MEAN_VALUE: Mean(VALUE),

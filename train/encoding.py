@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from data.schema import EVENT_TIME, HISTORY_ITEMS, HISTORY_TIMES, HISTORY_VALUES, USER_ATTRIBUTES
+from data.schema import EVENT_TIME, HISTORY_ITEMS, HISTORY_TIMES, HISTORY_TYPES, HISTORY_VALUES, USER_ATTRIBUTES
 from train.vocabulary import UNKNOWN, Vocabulary, encode
 
 MAX_ATTRIBUTES = 16
-"""Attribute tokens read per user or item; further ones are ignored."""
+"""Attribute tokens read per user; of more the last ones."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class UserBatch:
     """int32: item codes of the last L events."""
     history_values_BL: Tensor
     """int8: value bins of those events."""
+    history_types_BL: Tensor
+    """int16: codes of the types of those events."""
     history_ages_BL: Tensor
     """float32: seconds from each of those events to the moment asked about."""
     attributes_BA: Tensor
@@ -35,40 +37,51 @@ class UserBatch:
         return len(self.history_BL)
 
     def __getitem__(self, rows: Tensor | slice) -> "UserBatch":
-        return UserBatch(
-            self.history_BL[rows], self.history_values_BL[rows], self.history_ages_BL[rows], self.attributes_BA[rows]
-        )
+        return UserBatch(*(tensor[rows] for tensor in self._tensors()))
 
     def to(self, device: torch.device) -> "UserBatch":
         """The same batch on another device."""
-        return UserBatch(
-            self.history_BL.to(device),
-            self.history_values_BL.to(device),
-            self.history_ages_BL.to(device),
-            self.attributes_BA.to(device),
+        return UserBatch(*(tensor.to(device) for tensor in self._tensors()))
+
+    def without_history(self) -> "UserBatch":
+        """The same users as if they had done nothing yet."""
+        *history, attributes_BA = self._tensors()
+        return UserBatch(*(*(torch.zeros_like(tensor) for tensor in history), attributes_BA))
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (
+            self.history_BL,
+            self.history_values_BL,
+            self.history_types_BL,
+            self.history_ages_BL,
+            self.attributes_BA,
         )
 
 
 def encode_users(rows: pl.DataFrame, vocabulary: Vocabulary, history_length: int) -> UserBatch:
-    """Encode B feature rows (`history_items`, `history_values`, `history_times`, `user_attributes`, `event_time`)."""
-    histories, values_of, times_of = (rows[name].to_arrow() for name in (HISTORY_ITEMS, HISTORY_VALUES, HISTORY_TIMES))
+    """Encode B feature rows: their `history_…` columns, `user_attributes` and `event_time`."""
+    histories, values_of, types_of, times_of = (
+        rows[name].to_arrow() for name in (HISTORY_ITEMS, HISTORY_VALUES, HISTORY_TYPES, HISTORY_TIMES)
+    )
     layout = _right_aligned(histories, history_length)
     items = encode(histories.flatten(), vocabulary.item_codes)
     values = vocabulary.encode_values(values_of.flatten().to_numpy())
+    types = encode(types_of.flatten(), vocabulary.event_type_codes)
     times, now = _micros(times_of.flatten()), _micros(rows[EVENT_TIME].to_arrow())
     ages = (now[layout.row] - times[layout.source]) / 1e6
     return UserBatch(
         history_BL=layout.scatter(items, np.int32),
         history_values_BL=layout.scatter(values, np.int8),
+        history_types_BL=layout.scatter(types, np.int16),
         history_ages_BL=layout.scatter_kept(ages, np.float32),
         attributes_BA=encode_attributes(rows[USER_ATTRIBUTES], vocabulary.user_attribute_codes),
     )
 
 
-def encode_attributes(tokens: pl.Series, codes: Mapping[str, int]) -> Tensor:
-    """Codes (N, MAX_ATTRIBUTES), int32, of N token lists."""
+def encode_attributes(tokens: pl.Series, codes: Mapping[str, int], width: int = MAX_ATTRIBUTES) -> Tensor:
+    """Codes (N, width), int32, of N token lists."""
     lists = tokens.to_arrow()
-    return _right_aligned(lists, MAX_ATTRIBUTES).scatter(encode(lists.flatten(), codes), np.int32)
+    return _right_aligned(lists, width).scatter(encode(lists.flatten(), codes), np.int32)
 
 
 @dataclass(frozen=True)

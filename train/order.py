@@ -25,6 +25,8 @@ class Share:
 
     rows: Tensor
     """int64: positions of its examples in the task's list; at least one."""
+    batch: Tensor
+    """int64: positions of all examples of the global batch, the same on every rank."""
     scale: float
     """Turns the sum of this rank's losses into its part of the global batch's mean loss (see `TrainingTask`). 0 where
     there are more ranks than examples: such a rank takes part with an example that does not count."""
@@ -69,6 +71,10 @@ class ExampleOrder:
         keys = _scrambled(_scrambled(ids) ^ np.uint64(random_seed(self.seed, epoch)))
         return torch.from_numpy(np.argsort(keys, kind="stable"))
 
+    def batches_from(self, start: int) -> int:
+        """Global batches of an epoch from the example `start` on."""
+        return math.ceil((len(self) - start) / self.batch_size)
+
     def shares(self, epoch: int, rank: int, size: int, start: int = 0) -> Iterator[Share]:
         """This rank's share of each global batch of an epoch, from the example `start` on.
 
@@ -77,13 +83,12 @@ class ExampleOrder:
         """
         order = self.positions(epoch)
         while start < len(order):
-            left = len(order) - start
-            count = math.ceil(left / math.ceil(left / self.batch_size))
+            count = math.ceil((len(order) - start) / self.batches_from(start))
             batch = order[start : start + count]
             rows, scale = torch.tensor_split(batch, size)[rank], size / count
             if len(rows) == 0:
                 rows, scale = batch[:1], 0.0
-            yield Share(rows, scale, epoch, start, start + count, random_seed(self.seed, epoch, start, 1))
+            yield Share(rows, batch, scale, epoch, start, start + count, random_seed(self.seed, epoch, start, 1))
             start += count
 
 

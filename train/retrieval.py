@@ -101,6 +101,8 @@ class RetrievalTask:
         two_tower = self._config.two_tower
         if two_tower.loss == "full_softmax":
             return None
+        if two_tower.loss == "in_batch_softmax":
+            return self._targets_B[share.batch]
         probabilities_I = sampling_probabilities(self.model.item_frequency_I.cpu(), two_tower.sampling_power)
         return torch.multinomial(
             probabilities_I, two_tower.num_negatives, replacement=True, generator=share.generator()
@@ -154,7 +156,7 @@ def retrieval_task(
     if chosen.height < 2:
         raise TowerlineError(f"{examples}: {chosen.height} training examples; ingest more events")
     items = dataset.items()
-    vocabulary = Vocabulary.build(dataset.events(), items, dataset.users(), chosen[VALUE])
+    vocabulary = Vocabulary.build(dataset.events(), items, dataset.users(), chosen[VALUE], config.two_tower.inputs)
     return RetrievalTaskConfig(config, examples, rows, vocabulary, item_attribute_codes(items, vocabulary))
 
 

@@ -1,9 +1,10 @@
 """Ids and attribute tokens as dense codes, versioned with the model that learnt them."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,19 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.schema import ATTRIBUTES, ITEM_ID
+from data.schema import ATTRIBUTES, EVENT_TYPE, ITEM_ID, TITLE
 
 UNKNOWN = 0
 """The code of padding and of whatever the model has never seen; real codes start at 1."""
 
 VALUE_BINS = 8
+TITLE_WORD = "title="
+"""Words of an item's title are tokens like its attributes: `title=wars`."""
+RARE_TITLES = 2
+"""A word that stands in fewer titles than this tells nothing of other items."""
+
+Input = Literal["attributes", "title"]
+"""What of an item, beside its id, a model may read."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +36,30 @@ class Vocabulary:
     user_attributes: tuple[str, ...]
     value_edges: tuple[float, ...]
     """Ascending inner edges of the bins that event values (ratings, amounts) fall into."""
+    event_types: tuple[str, ...] = ()
 
     @classmethod
-    def build(cls, events: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame, values: pl.Series) -> "Vocabulary":
+    def build(
+        cls,
+        events: pl.DataFrame,
+        items: pl.DataFrame,
+        users: pl.DataFrame,
+        values: pl.Series,
+        inputs: Container[Input] = ("attributes", "title"),
+    ) -> "Vocabulary":
         """The vocabulary of a catalogue: listed items first, then those that only events name.
 
-        `values`: event values of the training rows, which the bins are the quantiles of.
+        `values`: event values of the training rows, which the bins are the quantiles of. `inputs`: which tokens are
+        known at all; "attributes" are those of items and users.
         """
         unlisted = sorted(set(events[ITEM_ID]) - set(items[ITEM_ID]))
         quantiles = np.quantile(values.to_numpy(), np.linspace(0, 1, VALUE_BINS + 1)[1:-1])
         return cls(
             items=(*items[ITEM_ID], *unlisted),
-            item_attributes=_distinct_tokens(items),
-            user_attributes=_distinct_tokens(users),
+            item_attributes=_item_tokens(items, inputs),
+            user_attributes=_distinct(users[ATTRIBUTES]) if "attributes" in inputs else (),
             value_edges=tuple(float(edge) for edge in np.unique(quantiles)),
+            event_types=tuple(events[EVENT_TYPE].unique().sort()),
         )
 
     @classmethod
@@ -61,13 +79,18 @@ class Vocabulary:
 
     @cached_property
     def item_attribute_codes(self) -> dict[str, int]:
-        """Token of an item → code."""
+        """Token of an item, a word of its title included → code."""
         return _codes(self.item_attributes)
 
     @cached_property
     def user_attribute_codes(self) -> dict[str, int]:
         """Token of a user → code."""
         return _codes(self.user_attributes)
+
+    @cached_property
+    def event_type_codes(self) -> dict[str, int]:
+        """Type of an event → code."""
+        return _codes(self.event_types)
 
     def item_code(self, item_id: str) -> int:
         """The code of an item, `UNKNOWN` if it has none."""
@@ -98,5 +121,20 @@ def _codes(tokens: Sequence[str]) -> dict[str, int]:
     return {token: code for code, token in enumerate(tokens, start=1)}
 
 
-def _distinct_tokens(entities: pl.DataFrame) -> tuple[str, ...]:
-    return tuple(entities[ATTRIBUTES].explode().drop_nulls().unique().sort())
+def title_tokens(items: pl.DataFrame) -> pl.Series:
+    """The words of each item's title as tokens, each once, in the order of the title."""
+    words = pl.col(TITLE).fill_null("").str.to_lowercase().str.extract_all(r"\w+").list.unique(maintain_order=True)
+    return items.select(words.list.eval(pl.lit(TITLE_WORD) + pl.element())).to_series()
+
+
+def _item_tokens(items: pl.DataFrame, inputs: Container[Input]) -> tuple[str, ...]:
+    attributes = _distinct(items[ATTRIBUTES]) if "attributes" in inputs else ()
+    if "title" not in inputs:
+        return attributes
+    titles = title_tokens(items).explode().drop_nulls().alias(TITLE).value_counts()
+    words = titles.filter(pl.col("count") >= RARE_TITLES)[TITLE]
+    return tuple(sorted({*attributes, *words}))
+
+
+def _distinct(tokens: pl.Series) -> tuple[str, ...]:
+    return tuple(tokens.explode().drop_nulls().unique().sort())

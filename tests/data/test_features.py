@@ -49,6 +49,7 @@ def test_user_features_as_of_a_moment() -> None:
         "source_row": NEVER,
         "history_items": ["x", "y"],
         "history_values": [4.0, 5.0],
+        "history_types": ["click", "click"],
         "history_times": None,
         "user_event_count": 2,
         "user_mean_value": 4.5,
@@ -60,7 +61,7 @@ def test_user_features_as_of_a_moment() -> None:
         "user_distinct_items_30d": 2,
         "user_recent_weight": pytest.approx(2 ** -(9 / 7) + 2 ** -(8 / 7)),
     }
-    assert [rows[1][name] for name in user.features] == [[], [], [], *[0] * 9]
+    assert [rows[1][name] for name in user.features] == [[], [], [], [], *[0] * 9]
 
 
 def test_items_and_their_share() -> None:

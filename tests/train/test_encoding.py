@@ -14,6 +14,7 @@ VOCABULARY = Vocabulary(
     item_attributes=("kind=x",),
     user_attributes=tuple(f"token={number}" for number in range(40)),
     value_edges=(2.0, 4.0),
+    event_types=("bought", "seen"),
 )
 History = list[tuple[str, float, int]]
 """Item, value, seconds ago; oldest first."""
@@ -24,6 +25,7 @@ def rows_of(*users: tuple[History, list[str] | None]) -> pl.DataFrame:
         {
             "history_items": [[item for item, _, _ in history] for history, _ in users],
             "history_values": [[value for _, value, _ in history] for history, _ in users],
+            "history_types": [["bought" if value < 4 else "seen" for _, value, _ in history] for history, _ in users],
             "history_times": [[NOW - timedelta(seconds=age) for _, _, age in history] for history, _ in users],
             "user_attributes": [attributes for _, attributes in users],
             "event_time": [NOW] * len(users),
@@ -31,6 +33,7 @@ def rows_of(*users: tuple[History, list[str] | None]) -> pl.DataFrame:
         schema={
             "history_items": pl.List(pl.String),
             "history_values": pl.List(pl.Float32),
+            "history_types": pl.List(pl.String),
             "history_times": pl.List(pl.Datetime("us", "UTC")),
             "user_attributes": pl.List(pl.String),
             "event_time": pl.Datetime("us", "UTC"),
@@ -49,6 +52,7 @@ def test_histories_are_right_aligned() -> None:
     users = encode_users(THREE_USERS, VOCABULARY, 6)
     assert users.history_BL.tolist() == [[0, 0, 1, 3, UNKNOWN, 2], [0] * 6, [0, 0, 0, 0, 0, 2]]
     assert users.history_values_BL.tolist() == [[0, 0, 1, 2, 2, 3], [0] * 6, [0, 0, 0, 0, 0, 3]]
+    assert users.history_types_BL.tolist() == [[0, 0, 1, 1, 1, 2], [0] * 6, [0, 0, 0, 0, 0, 2]]
     assert users.history_ages_BL.tolist() == [[0, 0, 100, 50, 25, 3], [0] * 6, [0, 0, 0, 0, 0, 7]]
     assert users.attributes_BA.tolist()[0] == [0] * (MAX_ATTRIBUTES - 2) + [2, UNKNOWN]
     assert users.attributes_BA[1:].count_nonzero() == 0
@@ -62,6 +66,7 @@ def test_a_long_history_loses_its_oldest_events(length: int) -> None:
     for mine, other in (
         (users.history_BL, whole.history_BL),
         (users.history_values_BL, whole.history_values_BL),
+        (users.history_types_BL, whole.history_types_BL),
         (users.history_ages_BL, whole.history_ages_BL),
     ):
         assert mine.tolist() == other[:, -length:].tolist()

@@ -12,7 +12,7 @@ from torch import Tensor
 from data.offline.store import read_examples
 from tests.train.planted import NEVER_CHOSEN, Planted, batches, item_id
 from train.encoding import UserBatch, encode_users
-from train.models.retrieval import RetrievalModel
+from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import RetrievalBatch, TwoTower, TwoTowerConfig, sampling_probabilities
 from train.retrieval import RetrievalConfig, RetrievalTask, retrieval_task
 from train.vocabulary import UNKNOWN, Vocabulary
@@ -59,6 +59,7 @@ def test_history_attributes_values_and_ages_all_matter(network: TwoTower, users:
     for field, changed in (
         ("history_BL", full.history_BL.flip(1)),
         ("history_values_BL", (full.history_values_BL % 3 + 1).to(torch.int8)),
+        ("history_types_BL", torch.zeros_like(full.history_types_BL)),
         ("history_ages_BL", full.history_ages_BL * 50),
         ("attributes_BA", torch.where(full.attributes_BA > 0, full.attributes_BA % 3 + 1, full.attributes_BA)),
     ):
@@ -152,6 +153,42 @@ def test_the_sampled_softmax_tends_to_the_full_one_whatever_the_sampler(
         assert (mine - other).norm() < 0.05 * other.norm()
 
 
+def test_the_other_targets_of_a_batch_stand_for_all_items_in_proportion_to_their_frequency(
+    network: TwoTower, vocabulary: Vocabulary, users: UserBatch
+) -> None:
+    network.config = network.config.model_copy(update={"loss": "in_batch_softmax"})
+    network.item_frequency_I[1:] = torch.arange(1, vocabulary.num_items + 1)
+    targets_N = torch.arange(1, vocabulary.num_items + 1).repeat_interleave(
+        torch.arange(1, vocabulary.num_items + 1)
+    )  # each item as often as its frequency says
+    full, in_batch, full_gradients, in_batch_gradients = _full_and_sampled(network, vocabulary, users, targets_N)
+    torch.testing.assert_close(in_batch, full)
+    torch.testing.assert_close(in_batch_gradients, full_gradients, rtol=1e-4, atol=1e-6)
+    network.config = network.config.model_copy(update={"logq_correction": False})
+    biased = _full_and_sampled(network, vocabulary, users, targets_N)[1]
+    assert (biased - full).abs() > 0.1
+
+
+def test_a_tower_that_does_not_read_the_history_does_not_know_it(network: TwoTower, users: UserBatch) -> None:
+    network.config = network.config.model_copy(update={"inputs": ("attributes", "title")})
+    vectors_BD = network.encode_users(users)
+    torch.testing.assert_close(vectors_BD, network.encode_users(users.without_history()))
+    assert vectors_BD.std(dim=0)[:-1].min() > 1e-3
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_every_weight_of_the_blocks_over_the_history_learns(
+    planted: Planted, vocabulary: Vocabulary, users: UserBatch, blocks: int
+) -> None:
+    torch.manual_seed(0)
+    config = TwoTowerConfig(embedding_dim=16, history_length=8, causal_blocks=blocks)
+    network = TwoTower(config, vocabulary, item_attribute_codes(planted.dataset.items(), vocabulary))
+    assert len(network.blocks) == blocks
+    loss = network(RetrievalBatch(users, torch.ones(len(users), dtype=torch.long), 1.0))
+    loss.backward()
+    assert all(weight.grad is not None for weight in network.parameters())
+
+
 def test_negatives_are_drawn_by_frequency_and_never_of_what_was_not_chosen() -> None:
     probabilities = sampling_probabilities(torch.tensor([0.0, 1.0, 16.0, 0.0]), 0.5)
     torch.testing.assert_close(probabilities, torch.tensor([0.0, 0.2, 0.8, 0.0]))
@@ -178,7 +215,7 @@ def task_of(planted: Planted, **two_tower: object) -> RetrievalTask:
     return RetrievalTask(retrieval_task(planted.dataset, planted.folder, RetrievalConfig.model_validate(values)))
 
 
-@pytest.fixture(scope="module", params=["full_softmax", "sampled_softmax"])
+@pytest.fixture(scope="module", params=["full_softmax", "sampled_softmax", "in_batch_softmax"])
 def task(request: pytest.FixtureRequest, planted: Planted) -> RetrievalTask:
     return task_of(planted, loss=request.param)
 

@@ -6,18 +6,29 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from train.vocabulary import UNKNOWN, Vocabulary, encode
+from train.vocabulary import UNKNOWN, Input, Vocabulary, encode, title_tokens
 
 ODD_IDS = ("a b", "a/b", "it's", '"quoted"', "千と千尋", "🦄", "..", "%2F", "nul\x00inside", "line\nbreak", "0", "None")
 ENTITIES = {"attributes": pl.List(pl.String)}
+TITLES = pl.DataFrame(
+    {
+        "item_id": ["1", "2", "3", "4"],
+        "title": ["Star Wars: star!", "The Wars of ÉCLAIR", None, "Éclair"],
+        "attributes": [["genre=War"], [], ["genre=War"], []],
+    }
+)
 
 
 def build(
     events: list[tuple[str, float]], items: list[tuple[str, list[str]]], users: list[tuple[str, list[str]]]
 ) -> Vocabulary:
     return Vocabulary.build(
-        pl.DataFrame(events, schema={"item_id": pl.String, "value": pl.Float32}, orient="row"),
-        pl.DataFrame(items, schema={"item_id": pl.String, **ENTITIES}, orient="row"),
+        pl.DataFrame(events, schema={"item_id": pl.String, "value": pl.Float32}, orient="row").with_columns(
+            event_type=pl.lit("seen")
+        ),
+        pl.DataFrame(items, schema={"item_id": pl.String, **ENTITIES}, orient="row").with_columns(
+            title=pl.lit(None, dtype=pl.String)
+        ),
         pl.DataFrame(users, schema={"user_id": pl.String, **ENTITIES}, orient="row"),
         values=pl.Series([value for _, value in events], dtype=pl.Float32),
     )
@@ -87,6 +98,35 @@ def test_few_distinct_values_make_few_bins_and_the_same_value_always_the_same_bi
     constant = build([("x", 1.0)] * 10, [], [])
     assert constant.value_edges == (1.0,)
     assert constant.encode_values(np.array([[0.5, 1.0, 2.0]], dtype=np.float32)).tolist() == [[1, 2, 2]]
+
+
+def titled(*inputs: Input) -> Vocabulary:
+    users = pl.DataFrame({"user_id": ["u"], "attributes": [["age=9"]]})
+    events = pl.DataFrame({"item_id": ["1", "2", "2"], "event_type": ["seen", "bought", "seen"]})
+    return Vocabulary.build(events, TITLES, users, pl.Series([1.0]), inputs)
+
+
+def test_words_that_several_titles_share_are_tokens_of_items() -> None:
+    assert title_tokens(TITLES).to_list() == [
+        ["title=star", "title=wars"],
+        ["title=the", "title=wars", "title=of", "title=éclair"],
+        [],
+        ["title=éclair"],
+    ]
+    assert titled("attributes", "title").item_attributes == ("genre=War", "title=wars", "title=éclair")
+
+
+def test_what_is_not_an_input_is_not_known() -> None:
+    assert titled("title").item_attributes == ("title=wars", "title=éclair")
+    assert titled("title").user_attributes == ()
+    assert titled("attributes").item_attributes == ("genre=War",)
+    assert titled("attributes").user_attributes == ("age=9",)
+    assert titled().item_attributes == ()
+
+
+def test_types_of_events_have_codes() -> None:
+    assert titled().event_types == ("bought", "seen")
+    assert titled().event_type_codes == {"bought": 1, "seen": 2}
 
 
 def test_no_attributes_at_all_are_fine() -> None:

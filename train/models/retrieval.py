@@ -15,9 +15,11 @@ from train.encoding import encode_attributes, encode_users
 from train.index import ExactIndex
 from train.models.files import load_files, save_files
 from train.models.two_tower import TwoTower, TwoTowerConfig
-from train.vocabulary import Vocabulary
+from train.vocabulary import Vocabulary, title_tokens
 
 COVISITATION_FILE = "covisitation.npz"
+MAX_ITEM_TOKENS = 48
+"""Attributes and words of the title read per item; of more the last ones."""
 
 
 class RetrievalModel:
@@ -91,7 +93,14 @@ class RetrievalModel:
 
 
 def item_attribute_codes(items: pl.DataFrame, vocabulary: Vocabulary) -> Tensor:
-    """Attribute codes (I, MAX_ATTRIBUTES), int32, of every item code; items that no table lists have none."""
+    """Codes (I, A), int32, of the attributes and title words of every item code; items that no table lists have none.
+
+    A is the largest number of tokens that any item has, `MAX_ITEM_TOKENS` at most.
+    """
     catalogue = pl.DataFrame({ITEM_ID: ["", *vocabulary.items]})
-    rows = catalogue.join(items.select(ITEM_ID, ATTRIBUTES), on=ITEM_ID, how="left", maintain_order="left")
-    return encode_attributes(rows[ATTRIBUTES], vocabulary.item_attribute_codes)
+    words = items.select(ITEM_ID, tokens=pl.concat_list(ATTRIBUTES, title_tokens(items)))
+    tokens = catalogue.join(words, on=ITEM_ID, how="left", maintain_order="left")["tokens"]
+    longest = tokens.list.len().max()
+    assert longest is None or isinstance(longest, int)
+    width = min(max(longest or 0, 1), MAX_ITEM_TOKENS)
+    return encode_attributes(tokens, vocabulary.item_attribute_codes, width)

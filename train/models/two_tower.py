@@ -1,19 +1,21 @@
 """The two-tower retrieval model: a user vector and an item vector whose dot product is the logit.
 
-The user tower attends from the last event to the recent history and adds a recency-weighted mean; the item tower sums
-an id embedding with its attributes' embeddings, so an item without events still has a vector. The user's events are
-read through the item tower, which is what lets one table learn from both sides.
+The user tower reads the recent history, each event with its place, age, value and type, attends from the last event to
+those before it and adds a recency-weighted mean; the item tower sums an id embedding with those of its attributes and
+of the words of its title, so an item without events still has a vector. The user's events are read through the item
+tower, which is what lets one table learn from both sides.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from train.encoding import UserBatch
+from train.models.attention import CausalBlock, causal_mask
 from train.vocabulary import UNKNOWN, Vocabulary
 
 AGE_BINS = 16
@@ -28,14 +30,20 @@ class TwoTowerConfig(BaseModel):
     """Width of the towers; must be a multiple of `attention_heads`."""
     attention_heads: PositiveInt = 2
     """Heads of the attention from the last event to the history."""
+    causal_blocks: NonNegativeInt = 0
+    """Transformer blocks over the history below that attention; in them an event sees itself and earlier ones."""
     history_length: PositiveInt = 32
     """Events of the user's history that are read, newest last."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of history events, and of the mixed activations, dropped in the user tower during training."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of item id embeddings dropped per step, so that attributes alone learn to place an item."""
-    loss: Literal["full_softmax", "sampled_softmax"] = "full_softmax"
-    """Softmax over the whole catalogue, or over sampled negatives with the logQ correction."""
+    inputs: tuple[Literal["history", "attributes", "title"], ...] = ("history", "attributes", "title")
+    """What the towers read beside ids: the user's past events, the attributes of users and items, titles of items."""
+    loss: Literal["full_softmax", "sampled_softmax", "in_batch_softmax"] = "full_softmax"
+    """Softmax over the whole catalogue, over sampled negatives, or over the other targets of the global batch."""
+    logq_correction: bool = True
+    """Correct the logits of negatives for how often they are drawn; without it popular items are held down."""
     num_negatives: PositiveInt = 512
     """Negatives shared by a batch, for the sampled softmax."""
     sampling_power: NonNegativeFloat = 0.75
@@ -60,7 +68,7 @@ class RetrievalBatch:
     scale: float
     """Turns the sum of this rank's losses into its part of the global batch's mean."""
     negatives_N: Tensor | None = None
-    """int64: sampled item codes, the same on every rank; only for the sampled softmax."""
+    """int64: item codes, the same on every rank; none with the full softmax."""
 
     def to(self, device: torch.device) -> "RetrievalBatch":
         """The same batch on another device."""
@@ -88,10 +96,14 @@ class TwoTower(nn.Module):
         self.position = nn.Embedding(config.history_length, dim)
         self.age = nn.Embedding(AGE_BINS, dim)
         self.value = _embedding(len(vocabulary.value_edges) + 2, dim)
+        self.event_type = _embedding(len(vocabulary.event_types) + 1, dim)
         self.norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.mix = nn.Sequential(nn.Linear(4 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.blocks = nn.ModuleList(
+            CausalBlock(dim, config.attention_heads, config.dropout) for _ in range(config.causal_blocks)
+        )
         self.recency = nn.Parameter(torch.tensor(0.1))
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.position.weight, std=0.05)
@@ -113,7 +125,7 @@ class TwoTower(nn.Module):
     def forward(self, batch: RetrievalBatch) -> Tensor:
         """Cross-entropy of the chosen items, scaled so that the mean over ranks is the global batch's mean loss.
 
-        With `sampled_softmax` each negative's logit is corrected by -log Q, Q being how often the sampler is expected
+        Without the full softmax each negative's logit is corrected by -log Q, Q being how often the sampler is expected
         to draw it (Bengio & Senécal, 2008; Yi et al., "Sampling-bias-corrected neural modeling", RecSys 2019). The
         target is always there, so it needs no correction, and negatives equal to it are left out: the sum over
         negatives then estimates that over all other items without bias.
@@ -133,7 +145,9 @@ class TwoTower(nn.Module):
         seen_I1 = (self.item_frequency_I > 0).float().unsqueeze(1)
         if self.training:
             seen_I1 = seen_I1 * (torch.rand_like(seen_I1) >= self.config.id_dropout)
-        content_ID = self.item_attribute(self.item_attributes_IA).sum(dim=1)
+        content_ID = functional.embedding_bag(
+            self.item_attributes_IA, self.item_attribute.weight, mode="sum", padding_idx=UNKNOWN
+        )
         vectors_ID = self.item.weight * seen_I1 + content_ID
         bias_I1 = self.item_bias(content_ID) + self.popularity.weight * seen_I1
         return torch.cat([vectors_ID, bias_I1], dim=1)
@@ -143,6 +157,8 @@ class TwoTower(nn.Module):
         return self._encode(users, self.encode_items() if items_ID is None else items_ID)
 
     def _encode(self, users: UserBatch, items_ID: Tensor) -> Tensor:
+        if "history" not in self.config.inputs:
+            users = users.without_history()
         history_BL = users.history_BL.long()
         present_BL = history_BL != UNKNOWN
         events_BLD = functional.embedding(history_BL, items_ID[:, :-1]) * present_BL.unsqueeze(2)
@@ -164,9 +180,14 @@ class TwoTower(nn.Module):
         heads = self.config.attention_heads
         context_BLD = self.position.weight + self.age(_age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
         context_BLD = context_BLD + self.value(users.history_values_BL.int())
+        context_BLD = context_BLD + self.event_type(users.history_types_BL.int())
         # Whole events are dropped, not single features: that costs 1/D of the random numbers.
         kept_BL1 = self.dropout(torch.ones_like(events_BLD[:, :, :1]))
         events_BLD = self.norm(events_BLD + context_BLD) * kept_BL1
+        if self.blocks:
+            allowed_BLL = causal_mask(present_BL)
+            for block in self.blocks:
+                events_BLD = block(events_BLD, allowed_BLL)
         last_BD = events_BLD[:, -1]
         query_BHE = self.query(last_BD + attributes_BD).view(batch, heads, 1, dim // heads)
         key_BLHE, value_BLHE = self.key_value(events_BLD).view(batch, length, 2, heads, dim // heads).unbind(dim=2)
@@ -179,9 +200,12 @@ class TwoTower(nn.Module):
         return attended.reshape(batch, dim) + last_BD
 
     def _sampled_loss(self, users_BD: Tensor, items_ID: Tensor, target_B: Tensor, negatives_N: Tensor) -> Tensor:
-        expected_I = sampling_probabilities(self.item_frequency_I, self.config.sampling_power) * len(negatives_N)
         positive_B = (users_BD * items_ID[target_B]).sum(dim=1)
-        negative_BN = users_BD @ items_ID[negatives_N].T - expected_I[negatives_N].log()
+        negative_BN = users_BD @ items_ID[negatives_N].T
+        if self.config.logq_correction:
+            power = 1.0 if self.config.loss == "in_batch_softmax" else self.config.sampling_power
+            expected_I = sampling_probabilities(self.item_frequency_I, power) * len(negatives_N)
+            negative_BN = negative_BN - expected_I[negatives_N].log()
         negative_BN = negative_BN.masked_fill(negatives_N == target_B.unsqueeze(1), -torch.inf)
         logits = torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
         return functional.cross_entropy(logits, torch.zeros_like(target_B), reduction="none")
