@@ -43,13 +43,13 @@ def require_resources(scaling: "Scaling", name: str) -> None:
     if scaling.wait_for_nodes:
         return
     wanted = resources_per_worker(scaling)
-    places = sum(_places(node["Resources"], wanted) for node in alive_nodes())
-    if places < scaling.min_workers:
-        raise _insufficient(scaling, name)
+    room = sum(places(node["Resources"], wanted) for node in alive_nodes())
+    if room < scaling.min_workers:
+        raise insufficient(scaling, name)
     deadline = time.monotonic() + scaling.start_timeout_s
-    while _places(_free(), wanted) < scaling.min_workers:
+    while places(_free(), wanted) < scaling.min_workers:
         if time.monotonic() > deadline:
-            raise _insufficient(scaling, name)
+            raise insufficient(scaling, name)
         time.sleep(0.2)
 
 
@@ -110,19 +110,21 @@ def readable(error: ray.train.TrainingFailedError, scaling: "Scaling", name: str
         InsufficientClusterResourcesError,
         WorkerGroupStartupTimeoutError,
         WorkerHealthCheckFailedError,
+        WorkerHealthCheckTimeoutError,
     )
 
     if isinstance(error, ray.train.ControllerError):
         cause = _cause(error.controller_failure)
         if isinstance(cause, WorkerGroupStartupTimeoutError | InsufficientClusterResourcesError):
-            return _insufficient(scaling, name)
+            return insufficient(scaling, name)
         return cause if isinstance(cause, TowerlineError) else error
     if isinstance(error, ray.train.WorkerGroupError):
         causes = {rank: _cause(failure) for rank, failure in error.worker_failures.items()}
         for cause in causes.values():
             if isinstance(cause, TowerlineError):
                 return cause
-        lost = [rank for rank, cause in causes.items() if isinstance(cause, WorkerHealthCheckFailedError)]
+        dead = WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
+        lost = [rank for rank, cause in causes.items() if isinstance(cause, dead)]
         if lost:
             return TowerlineError(
                 f"training {name!r} lost workers once more than scaling.max_failures={scaling.max_failures} allows, "
@@ -132,7 +134,8 @@ def readable(error: ray.train.TrainingFailedError, scaling: "Scaling", name: str
     return error
 
 
-def _insufficient(scaling: "Scaling", name: str) -> TowerlineError:
+def insufficient(scaling: "Scaling", name: str) -> TowerlineError:
+    """What is asked for and what there is."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     free, wanted = _free(), resources_per_worker(scaling)
     asked = ", ".join(f"{amount:g} {resource}" for resource, amount in wanted.items())
@@ -149,7 +152,7 @@ def _free() -> dict[str, float]:
     return free
 
 
-def _places(resources: dict[str, float], wanted: dict[str, float]) -> int:
+def places(resources: dict[str, float], wanted: dict[str, float]) -> int:
     """How many workers find room."""
     return int(min(resources.get(name, 0) / amount for name, amount in wanted.items()))
 

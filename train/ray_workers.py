@@ -4,9 +4,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 import ray.train
@@ -18,6 +18,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.errors import TowerlineError
 from train.communicator import Communicator, HorovodCommunicator, TorchDistributedCommunicator
+from train.elastic import FreeResourcesPolicy, NoteGroup
 from train.horovod_backend import HorovodConfig
 from train.ray_failures import ReleaseFailedStart, WatchFailures, alive_nodes, readable, resources_per_worker
 from train.resumable import fit_in_folder
@@ -25,8 +26,14 @@ from train.resumable import fit_in_folder
 if TYPE_CHECKING:
     from train.scaling import Scaling, Work
 
-START_ATTEMPTS, START_ATTEMPTS_WITH_NEW_NODES = 2, 15
-"""How often Train waits for a minute for its workers to be placed; its own default is for ever."""
+START_ATTEMPTS, START_ATTEMPTS_AS_NODES_CHANGE = 2, 15
+"""How often Train waits for its workers to be placed; its own default is for ever."""
+
+ELASTIC_START_TIMEOUT_S = 15
+"""Seconds that it waits each time for as many as fitted a moment before; its own default is a minute."""
+
+PATIENCE_FOR_NODES_S = 900
+"""Seconds to wait for new nodes."""
 
 
 def train_on_ray(work: "Work") -> None:
@@ -39,15 +46,20 @@ def train_on_ray(work: "Work") -> None:
         TowerlineError: see `train.trainer.train_distributed`.
     """
     scaling = work.scaling
-    attempts = START_ATTEMPTS_WITH_NEW_NODES if scaling.wait_for_nodes else START_ATTEMPTS
+    nodes_change = scaling.wait_for_nodes or scaling.elastic
+    attempts = START_ATTEMPTS_AS_NODES_CHANGE if nodes_change else START_ATTEMPTS
     trainer = _Trainer(
+        work,
         _train_worker,
         train_loop_config={"work": ray.cloudpickle.dumps(work)},  # type: ignore[no-untyped-call]
         backend_config=_backend_config(scaling),
         scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources_per_worker(scaling)
+            num_workers=scaling.num_workers,
+            elastic_resize_monitor_interval_s=scaling.resize_s,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker=resources_per_worker(scaling),
         ),
-        run_config=RunConfig(  # type: ignore[arg-type]  # V2's, which to mypy is not ray.train's
+        run_config=RunConfig(
             name=work.folder.name,
             storage_path=str(work.folder.parent),
             failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=attempts - 1),
@@ -56,7 +68,7 @@ def train_on_ray(work: "Work") -> None:
         ),
     )
     try:
-        with _interruptible(), _preemption_watched(len(alive_nodes()) > 1):
+        with _interruptible(), _environment(_train_settings(scaling)):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise readable(error, scaling, work.folder.name) from error
@@ -69,10 +81,22 @@ class _Trainer(DataParallelTrainer):
     controller's placement group has no one to free it for.
     """
 
+    def __init__(self, work: "Work", train_loop: Callable[[dict[str, Any]], None], **settings: Any) -> None:
+        super().__init__(train_loop, **settings)
+        self._work = work
+
     def _create_default_callbacks(self) -> list[Any]:
         unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if len(alive_nodes()) == 1 else set())
         callbacks = [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
-        return [ReleaseFailedStart(), *callbacks]
+        return [ReleaseFailedStart(), NoteGroup(), *callbacks]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
+        scaling = self._work.scaling
+        if scaling.elastic:
+            patience_s = PATIENCE_FOR_NODES_S if scaling.wait_for_nodes else scaling.start_timeout_s
+            config = cast("ScalingConfig", self.scaling_config)
+            arguments["scaling_policy"] = FreeResourcesPolicy(config, scaling, self._work.folder.name, patience_s)
+        return super()._initialize_and_run_controller(**arguments)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -112,18 +136,26 @@ def _backend_config(scaling: "Scaling") -> BackendConfig:
     return ray.train.torch.TorchConfig(timeout_s=scaling.stall_timeout_s)  # torch has one timeout for all
 
 
+def _train_settings(scaling: "Scaling") -> dict[str, str]:
+    """What Train asks the environment for."""
+    settings = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(scaling.timeout_s)}
+    if scaling.elastic:
+        settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_TIMEOUT_S)
+    elif len(alive_nodes()) == 1 and not scaling.wait_for_nodes:
+        settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # It watches for nodes that are about to be taken away.
+    return settings
+
+
 @contextmanager
-def _preemption_watched(wanted: bool) -> Iterator[None]:
-    """Let Train watch for nodes that are about to be taken away, unless there is but one; it asks the environment."""
-    name = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-    if wanted or name in os.environ:
-        yield
-        return
-    os.environ[name] = "0"
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """With these variables, where they are not set already."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in added:
+            del os.environ[name]
 
 
 @contextmanager

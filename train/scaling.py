@@ -73,6 +73,11 @@ class Scaling(BaseModel):
         return num_workers
 
     @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return not isinstance(self.num_workers, int)
+
+    @property
     def min_workers(self) -> int:
         """With fewer, training waits."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
