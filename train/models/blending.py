@@ -38,7 +38,7 @@ class BlendConfig(BaseModel):
     """Items that each source names."""
     rank_constant: PositiveFloat = 60.0
     """k: place r is worth 1 / (k + r)."""
-    l2: NonNegativeFloat = 1.0
+    l2: NonNegativeFloat = 10.0
     """Penalty on the squares of the learnt weights, over the number of lists."""
 
 

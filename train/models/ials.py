@@ -33,7 +33,7 @@ class IALSConfig(BaseModel):
     kind: Literal["ials"] = "ials"
     embedding_dim: PositiveInt = 64
     """Factors of a user and of an item."""
-    iterations: PositiveInt = 16
+    iterations: PositiveInt = 8
     """Times that all users and then all items are solved for."""
     unobserved_weight: PositiveFloat = 0.3
     """α₀: weight of the squared score of every pair of a user and an item; an event weighs 1."""
@@ -41,7 +41,7 @@ class IALSConfig(BaseModel):
     """λ of users and items."""
     frequency_exponent: Annotated[float, Field(ge=0, le=1)] = 1.0
     """1 holds back who has more events by as much more, 0 everybody alike."""
-    history_half_life: PositiveFloat | None = 5.0
+    history_half_life: PositiveFloat | None = 4.0
     """An event of the history that is so many events older than another has half its weight; none: all the same."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the initial factors."""

@@ -31,9 +31,9 @@ class ItemItemConfig(BaseModel):
     kind: Literal["item_item"] = "item_item"
     neighbours: PositiveInt = 50
     """Items that each item in a history vouches for, the most similar ones."""
-    shrinkage: NonNegativeFloat = 10.0
+    shrinkage: NonNegativeFloat = 5.0
     """Added to the denominator of the cosine, so that two items that share one user are not twins."""
-    history_half_life: PositiveFloat | None = 3.0
+    history_half_life: PositiveFloat | None = 2.0
     """An event of the history that is so many events older than another has half its weight; none: all the same."""
     events_per_user: PositiveInt = 2000
     """Of a user who met more items, only so many, the last met, are learnt from: pairs grow with the square."""
