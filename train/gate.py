@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from data.schema import USER_ID
+from train.bootstrap import paired_bootstrap
 from train.evaluation import Evaluation
 from train.ledger import Check, GateReport
 from train.pair_figures import CALIBRATION, LATENCY
@@ -34,9 +35,9 @@ class GateConfig(BaseModel):
     """The two-tower must reach this multiple of popularity's metric."""
 
     max_segment_loss: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the champion's metric that a segment of users or items may lose."""
+    """Share of the champion's metric that a segment of users or items may lose; what chance explains is no loss."""
 
-    min_segment_users: PositiveInt = 50
+    min_segment_users: Annotated[int, Field(ge=2)] = 20
     """A segment of fewer users is too small to judge."""
 
     max_calibration_error: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -180,10 +181,13 @@ def _paired(part: pl.DataFrame, challenger: str, champion: str, metric: str) -> 
 
 
 def _segment(name: str, both: pl.DataFrame, config: GateConfig) -> Check:
-    new, old = (float(both[column].to_numpy().mean()) for column in ("new", "old"))
-    lowest = old * (1 - config.max_segment_loss)
+    """Worse is what loses more than the bound with an interval below zero: in small segments chance alone loses it."""
+    new, old = (both[column].to_numpy() for column in ("new", "old"))
+    interval = paired_bootstrap(new, old, both[USER_ID])
+    lost = interval.high < 0 and -interval.mean > config.max_segment_loss * old.mean()
     return Check(
-        words=f"segment {name} ({both.height} users): {config.metric} {new:.4f}, champion {old:.4f}; at least "
-        f"{lowest:.4f} is asked for",
-        passed=new >= lowest,
+        words=f"segment {name} ({both.height} users): {config.metric} {interval.mean:+.4f} against {old.mean():.4f} "
+        f"(95 % interval {interval.low:+.4f} to {interval.high:+.4f}); no loss over {config.max_segment_loss:.0%} is "
+        "asked for",
+        passed=not lost,
     )

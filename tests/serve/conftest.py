@@ -52,6 +52,7 @@ from train.training_rows import TrainingRows
 from train.vocabulary import Vocabulary
 
 HISTORY = 8
+NO_VALUES = pl.DataFrame(schema={"user_id": pl.String, "protocol_hash": pl.String, "model": pl.String})
 START = datetime(2024, 5, 1, tzinfo=UTC)
 ODD_ITEMS = (
     "a b",
@@ -296,7 +297,7 @@ def registered(
     length = retrieval.config.history_length
     with start_run(target) as run:
         register_retrieval(run, retrieval, card("two-tower", length, variant), items)
-        register_ranking(run, ranking, card("ranker", length, variant), pl.DataFrame())
+        register_ranking(run, ranking, card("ranker", length, variant), NO_VALUES)
     if promoted:
         promote(settings.tracking_uri, "shop", variant, force="the models of a test are not measured")
     return {str(kind): version for kind, version in find_pair(settings.tracking_uri, "shop", variant).versions.items()}
