@@ -6,9 +6,10 @@ SERVERS := curl util-linux redis-server postgresql
 
 # Events in `make bench-features`.
 SIZES ?= 1m 10m 50m
-# `make bench-quality`: which data set, how many seeds; SEARCH=1 searches every system's settings first.
+# `make bench-quality`: which data set, how many seeds (on the protocols beside the first, too); SEARCH=1 searches every system's settings first.
 DATASET ?= movielens-100k
 SEEDS ?= 3
+OTHER_SEEDS ?= 1
 
 .PHONY: install demo serve test test-cluster lint bench-features bench-quality cluster-up cluster-down install-servers
 
@@ -37,7 +38,7 @@ bench-features: install ## features beside polars, DuckDB and Feast; SIZES="1m 1
 	@$(RUN) benchmarks.features --sizes $(SIZES)
 
 bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
-	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) $(if $(SEARCH),--search)
+	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search)
 
 cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
 	@$(RUN) cluster.local_cluster up

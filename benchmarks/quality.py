@@ -67,7 +67,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     option = parser.add_argument
     option("--dataset", default=MOVIELENS, help=f"name of an ingested data set; {MOVIELENS} is ingested if need be")
-    option("--seeds", type=int, default=3, help="of what a seed changes")
+    option("--seeds", type=int, default=3, help="of what a seed changes, on the first protocol")
+    option("--other-seeds", type=int, default=1, help="on the other protocols")
     option("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="SYSTEM", help=", ".join(SYSTEMS))
     option("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="the first is the main one")
     option("--search", action="store_true", help="search each system's settings first, and keep them")
@@ -92,7 +93,8 @@ def main(arguments: list[str]) -> None:
         print_search(found)
         words = f"{asked.trials} trials each, on the validation events of: {problems[SEARCHED_ON].protocol.words}"
         print(f"settings: {write_settings(dataset.name, found, words)}")
-    runs = bench.run(systems, [problems[name] for name in asked.protocols], found, asked.seeds)
+    seeds = dict.fromkeys(asked.protocols, asked.other_seeds) | {asked.protocols[0]: asked.seeds}
+    runs = bench.run(systems, {problems[name]: count for name, count in seeds.items()}, found)
     comparisons = {name: compare(problems[name], runs[name]) for name in asked.protocols}
     unsearched = [each.name for each in systems if each.space and not found[each.name].trials]
     if unsearched:
@@ -131,9 +133,9 @@ class Bench:
         self._processes = Processes()
 
     def run(
-        self, systems: Sequence[System], problems: Sequence[Problem], found: Mapping[str, Found], seeds: int
+        self, systems: Sequence[System], problems: Mapping[Problem, int], found: Mapping[str, Found]
     ) -> dict[str, dict[str, list[Run]]]:
-        """Every system on every problem with every seed: the finished runs by problem and system."""
+        """Every system on every problem, with so many seeds: the finished runs by problem and system."""
         runs = {
             problem.name: {
                 system.name: [
@@ -142,10 +144,12 @@ class Bench:
                 ]
                 for system in systems
             }
-            for problem in problems
+            for problem, seeds in problems.items()
         }
         every = [run for of_problem in runs.values() for of_system in of_problem.values() for run in of_system]
-        self._all([partial(self._finish, run) for run in sorted(every, key=lambda run: bool(run.system.above))])
+        every.sort(key=lambda run: not run.system.slow)
+        for later in (False, True):
+            self._all([partial(self._finish, run) for run in every if bool(run.system.above) == later])
         return runs
 
     def search(
@@ -190,10 +194,12 @@ class Bench:
             futures: list[Future[Result]] = [pool.submit(call) for call in calls]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
-                return [future.result() for future in futures]
-            finally:
+                failed = [future for future in futures if future.done() and future.exception()]
+                return [future.result() for future in failed or futures]
+            except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._processes.end()
+                raise
 
 
 def report(

@@ -99,9 +99,15 @@ class Processes:
     threads: int = 1
     _live: set["subprocess.Popen[bytes]"] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
+    _ended: bool = False
 
     def finish(self, run: Run) -> Run:
-        """Run it, unless it is finished. Raises TowerlineError with the end of its output if it fails."""
+        """Run it, unless it is finished.
+
+        Raises:
+            TowerlineError: it failed; shows the end of its output.
+            InterruptedError: the benchmark ends.
+        """
         if run.finished():
             return run
         shutil.rmtree(run.folder, ignore_errors=True)
@@ -115,6 +121,8 @@ class Processes:
         log = run.folder / "log"
         with log.open("wb") as output, self._started(command, scratch, output) as process:
             status = process.wait()
+        if self._ended:
+            raise InterruptedError("the benchmark ends")
         if status or not run.finished():
             said = log.read_text(errors="replace")[-2000:]
             raise TowerlineError(
@@ -127,19 +135,21 @@ class Processes:
     def _started(self, command: list[str], scratch: Path, output: Any) -> Iterator["subprocess.Popen[bytes]"]:
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT)}
-        with subprocess.Popen(
-            command, cwd=scratch, env=environment, stdout=output, stderr=subprocess.STDOUT
-        ) as process:
-            with self._lock:
-                self._live.add(process)
-            try:
+        with self._lock:
+            if self._ended:
+                raise InterruptedError("the benchmark ends")
+            process = subprocess.Popen(command, cwd=scratch, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            self._live.add(process)
+        try:
+            with process:
                 yield process
-            finally:
-                with self._lock:
-                    self._live.discard(process)
+        finally:
+            with self._lock:
+                self._live.discard(process)
 
     def end(self) -> None:
-        """End what is running."""
+        """End what is running, and let nothing more run."""
         with self._lock:
+            self._ended = True
             for process in self._live:
                 process.kill()

@@ -21,6 +21,8 @@ class System:
     """Whose environment (`peers/<peer>.txt`) and runner (`peers/run_<peer>.py`) it takes; none: it is ours."""
     trains_on_validation: bool = False
     """The final fit learns from the validation events too; else they choose the epoch and feed the histories."""
+    slow: bool = False
+    """It takes minutes, so it is started first."""
     seeded: bool = True
     """Whether the seed changes anything."""
     start: Settings = field(default_factory=dict)
@@ -75,6 +77,7 @@ OURS = (
     ),
     System(
         "two_tower",
+        slow=True,
         start={
             "learning_rate": 0.002,
             "weight_decay": 0.01,
@@ -107,6 +110,7 @@ PEER_SYSTEMS = (
     System(
         "rectools_sasrec",
         peer="rectools",
+        slow=True,
         start={
             "n_factors": 64,
             "n_blocks": 2,
@@ -165,6 +169,7 @@ PEER_SYSTEMS = (
     System(
         "recbole_bpr",
         peer="recbole",
+        slow=True,
         trains_on_validation=True,
         start={"embedding_size": 64, "learning_rate": 0.001, "train_batch_size": 2048, "weight_decay": 1e-7},
         space={

@@ -18,7 +18,7 @@ from benchmarks.quality import Bench
 from benchmarks.quality_lists import StoredLists, require_agreement
 from benchmarks.quality_problem import Problem
 from benchmarks.quality_report import goals
-from benchmarks.quality_runs import Run
+from benchmarks.quality_runs import Processes, Run
 from benchmarks.quality_scores import best_peer, by_popularity, compare, figures_of, paired_figures
 from benchmarks.quality_search import Found, Trial, read_settings, search, with_base, write_settings
 from benchmarks.quality_systems import PEERS, SYSTEMS
@@ -177,6 +177,30 @@ def test_a_process_that_fails_is_shown(world: World) -> None:
     ):
         Bench(parallel=1)._finish(run)
     assert not run.finished()
+
+
+def test_nothing_is_started_once_the_benchmark_ends(world: World) -> None:
+    processes = Processes()
+    processes.end()
+    run = Run(SYSTEMS["ease"], world.first, {"regularization": 1.0}, seed=0)
+    with pytest.raises(InterruptedError):
+        processes.finish(run)
+    assert not run.finished()
+
+
+def test_what_a_seed_does_not_change_runs_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, order = Bench(parallel=1), []
+    monkeypatch.setattr(bench, "_finish", order.append)
+    systems = [SYSTEMS[name] for name in ("two_tower_ranker", "ease", "two_tower")]
+    problems = {world.first: 3, world.problems["global_time"]: 1}
+    runs = bench.run(systems, problems, read_settings("planted", list(SYSTEMS.values())))
+    counts = {name: {system: len(each) for system, each in of_problem.items()} for name, of_problem in runs.items()}
+    assert counts == {
+        "leave_one_out": {"two_tower_ranker": 3, "ease": 1, "two_tower": 3},
+        "global_time": {"two_tower_ranker": 1, "ease": 1, "two_tower": 1},
+    }
+    assert [run.system.name for run in order] == ["two_tower"] * 4 + ["ease"] * 2 + ["two_tower_ranker"] * 4
+    assert runs["global_time"]["two_tower_ranker"][0].settings.keys() == {"two_tower", "two_tower_ranker"}
 
 
 def test_the_pair_is_trained_once_and_its_seconds_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
