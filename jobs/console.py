@@ -42,7 +42,9 @@ class Console:
     def epoch(self, result: EpochResult) -> None:
         """One line per epoch."""
         metrics = "".join(f", {name} {value:.4f}" for name, value in result.metrics.items())
-        speed = f"{result.seconds:.1f} s, {result.samples_per_s:,.0f} examples/s"
+        speed = (
+            f"{result.seconds:.1f} s, {result.samples_per_s:,.0f} examples/s, {result.data_wait:.1%} waiting for data"
+        )
         self.say(f"epoch {result.epoch + 1}: loss {result.loss:.4f}{metrics} ({speed})")
 
     def trial(self, number: int, outcome: TrialOutcome) -> None:

@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
                 answers = tour(url, KNOWN_USER, f"visitor {uuid.uuid4().hex[:6]}", ITEM, console.say)
         with console.step("Skew: the features that were served, computed again from the events"):
             require_no_skew(check(settings, DATASET, DECISIONS_CHECKED, seed=0), console)
-    report = report_of(clock, workflow, trained.config, trained.evaluation)
+    report = report_of(clock, workflow, trained.config, trained.evaluation, trained.curves)
     page = report.write(settings.home).with_suffix(".html")
     write_atomically(page, report_page(report, trained.evaluation, trained.curves, answers))
     console.say(f"\nreport: {page} (and .json), {report.seconds:.0f} s in all; `make serve` keeps the endpoint up")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster.reports import Report
 from jobs.console import METRICS, models_of
+from jobs.speed import speed_figures
 from train.evaluation import Evaluation
 from train.loop import EpochResult
 
@@ -32,6 +33,12 @@ def report_page(
         for model in models_of(evaluation)
     )
     heads = "".join(f"<th>{metric}</th>" for metric in METRICS)
+    speeds = speed_figures(curves)
+    speed = "<br>".join(
+        f"{html.escape(name)}: {speeds[f'samples_per_s/{name}']:,.0f} examples/s, "
+        f"{speeds[f'data_wait/{name}']:.1%} of the time waiting for data"
+        for name in curves
+    )
     replies = "".join(f"<pre>{html.escape(answer)}</pre>" for answer in answers)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Towerline: {html.escape(report.name)}</title>
@@ -44,6 +51,7 @@ data {html.escape(report.data_version[:12])}</p>
 <p class="note">{evaluation.users:,} users; protocol {evaluation.protocol_hash}: {html.escape(evaluation.protocol)}</p>
 <h2>Training</h2>
 <img alt="loss and NDCG@10 by epoch" src="data:image/png;base64,{base64.b64encode(draw_curves(curves)).decode()}">
+<p class="note">{speed}</p>
 <h2>Requests</h2>{replies}
 <h2>Configuration</h2><pre>{html.escape(report.model_dump_json(indent=2))}</pre>
 </body></html>

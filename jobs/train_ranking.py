@@ -48,7 +48,8 @@ def main(arguments: list[str]) -> None:
     console.comparison(measured.evaluation)
     console.registered(pair)
     console.decision(decision)
-    console.say(f"report: {report_of(clock, workflow, used, measured.evaluation).write(settings.home)}")
+    curves = {"two-tower": refitted.history, "ranker": ranking.history}
+    console.say(f"report: {report_of(clock, workflow, used, measured.evaluation, curves).write(settings.home)}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> None:
     workflow.forget()
     console.comparison(measured.evaluation)
     console.say(f"registered {asked.dataset}-two-tower version {version}, alias challenger")
-    console.say(f"report: {report_of(clock, workflow, config, measured.evaluation).write(settings.home)}")
+    curves = {"two-tower": trained.history}
+    console.say(f"report: {report_of(clock, workflow, config, measured.evaluation, curves).write(settings.home)}")
 
 
 if __name__ == "__main__":

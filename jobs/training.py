@@ -1,6 +1,7 @@
 """What the training jobs share: their configuration, the workflow on a data set, and their report."""
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from cluster.settings import Settings
 from data.dataset import open_dataset
 from data.offline.pipeline import ensure_examples
 from jobs.console import Console
+from jobs.speed import speed_figures
 from train import tracking
 from train.evaluation import Evaluation
 from train.gate import GateConfig
+from train.loop import EpochResult
 from train.protocols import LEAVE_ONE_OUT, AnyProtocol
 from train.ranking import RankingConfig
 from train.retrieval import RetrievalConfig
@@ -127,13 +130,19 @@ def search(workflow: Workflow, config: TrainingConfig, console: Console) -> Sear
     )
 
 
-def report_of(clock: ReportClock, workflow: Workflow, config: TrainingConfig, evaluation: Evaluation) -> Report:
-    """The report of a training that ends now."""
+def report_of(
+    clock: ReportClock,
+    workflow: Workflow,
+    config: TrainingConfig,
+    evaluation: Evaluation,
+    curves: Mapping[str, Sequence[EpochResult]],
+) -> Report:
+    """The report of a training that ends now; `curves`: training to its epochs."""
     return clock.finish(
         config=config.model_dump(mode="json"),
         protocol=f"{evaluation.protocol_hash}: {evaluation.protocol}",
         data_version=workflow.dataset.manifest.data_version,
-        figures=evaluation.figures,
+        figures=evaluation.figures | speed_figures(curves),
     )
 
 

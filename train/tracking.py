@@ -71,7 +71,12 @@ class TrackedRun:
 
     def log_epoch(self, result: "EpochResult") -> None:
         """Add an epoch to the curves."""
-        curve = {"loss": result.loss, "samples_per_s": result.samples_per_s, "epoch_seconds": result.seconds}
+        curve = {
+            "loss": result.loss,
+            "samples_per_s": result.samples_per_s,
+            "data_wait": result.data_wait,
+            "epoch_seconds": result.seconds,
+        }
         self.log_metrics(curve | result.metrics, step=result.epoch)
 
 

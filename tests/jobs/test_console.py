@@ -56,11 +56,12 @@ def test_a_step_that_fails_does_not_say_how_long_it_took(lines: Lines) -> None:
 
 def test_an_epoch_is_a_line(lines: Lines) -> None:
     console = Console()
-    console.epoch(EpochResult(epoch=0, loss=7.12345, seconds=2.04, samples_per_s=43210.9, metrics={"ndcg@10": 0.0712}))
-    console.epoch(EpochResult(epoch=1, loss=6.5, seconds=1, samples_per_s=10))
+    first = EpochResult(epoch=0, loss=7.12345, seconds=2.04, samples_per_s=43210.9, data_wait=0.0123)
+    console.epoch(first.model_copy(update={"metrics": {"ndcg@10": 0.0712}}))
+    console.epoch(EpochResult(epoch=1, loss=6.5, seconds=1, samples_per_s=10, data_wait=0))
     assert lines() == [
-        "   epoch 1: loss 7.1235, ndcg@10 0.0712 (2.0 s, 43,211 examples/s)",
-        "   epoch 2: loss 6.5000 (1.0 s, 10 examples/s)",
+        "   epoch 1: loss 7.1235, ndcg@10 0.0712 (2.0 s, 43,211 examples/s, 1.2% waiting for data)",
+        "   epoch 2: loss 6.5000 (1.0 s, 10 examples/s, 0.0% waiting for data)",
     ]
 
 

@@ -55,7 +55,9 @@ def report(evaluation: Evaluation) -> Report:
 @pytest.fixture
 def curves() -> dict[str, list[EpochResult]]:
     def epoch(number: int, metrics: dict[str, float]) -> EpochResult:
-        return EpochResult(epoch=number, loss=5.0 - number, seconds=1, samples_per_s=1, metrics=metrics)
+        return EpochResult(
+            epoch=number, loss=5.0 - number, seconds=1, samples_per_s=1000, data_wait=0.04, metrics=metrics
+        )
 
     return {
         "two-tower": [epoch(number, {"ndcg@10": 0.1 + number / 10}) for number in range(4)],
@@ -107,6 +109,14 @@ def test_the_curves_are_a_picture_that_can_be_read(
     for half in (left, right):
         coloured = np.ptp(half, axis=2) > 0.2
         assert coloured.sum() > 200, "no line is drawn"
+
+
+def test_the_page_says_how_fast_each_training_was(
+    report: Report, evaluation: Evaluation, curves: dict[str, list[EpochResult]]
+) -> None:
+    page = Page(report_page(report, evaluation, curves, []))
+    assert "two-tower: 1,000 examples/s, 4.0% of the time waiting for data" in page.text
+    assert "refit: 1,000 examples/s" in page.text
 
 
 def test_other_curves_are_another_picture(curves: dict[str, list[EpochResult]]) -> None:

@@ -16,7 +16,7 @@ from jobs.training import TrainingConfig, found_config, read_training_config, re
 from serve.config import AppConfig
 from tests.train.planted import plant
 from train.evaluation import Evaluation
-from train.loop import FitConfig
+from train.loop import EpochResult, FitConfig
 from train.scaling import Scaling
 from train.workflow import Workflow
 
@@ -128,9 +128,15 @@ def test_the_report_of_a_training(tmp_path: Path) -> None:
     workflow = Workflow(Settings(home=tmp_path), planted.dataset, planted.folder, Scaling(backend="none"))
     evaluation = Evaluation(protocol="in words", protocol_hash="h", users=3, figures={"mrr/popularity": 0.5})
     config = TrainingConfig()
-    report = report_of(ReportClock("train_retrieval"), workflow, config, evaluation)
+    epochs = [
+        EpochResult(epoch=0, loss=1.0, seconds=1.0, samples_per_s=100.0, data_wait=0.4),
+        EpochResult(epoch=1, loss=0.5, seconds=3.0, samples_per_s=300.0, data_wait=0.0),
+    ]
+    curves = {"two-tower": epochs}
+    report = report_of(ReportClock("train_retrieval"), workflow, config, evaluation, curves)
     assert report.name == "train_retrieval"
     assert report.config == config.model_dump(mode="json")
     assert report.protocol == "in words"
     assert report.data_version == planted.dataset.manifest.data_version
-    assert report.figures == evaluation.figures
+    speed = {"samples_per_s/two-tower": 250.0, "data_wait/two-tower": 0.1}
+    assert report.figures == evaluation.figures | speed

@@ -92,8 +92,10 @@ class NodesOfACluster:
     def close(self) -> None:
         """End all nodes."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(60)
+        self._process.stdout.close()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
@@ -163,7 +165,7 @@ def test_workers_nodes_and_the_driver_come_and_go(tmp_path: Path) -> None:
     finally:
         for driver in drivers:
             driver.kill()
-            driver.wait()
+            driver.communicate()
         cluster.close()
     assert lineage(tmp_path) == undisturbed(toy(tmp_path), FIT.epochs)
     assert begun(tmp_path)[0] == (0, 0)

@@ -29,7 +29,14 @@ def test_a_run_keeps_parameters_curve_and_parent(target: TrackingTarget, tmp_pat
     with start_run(target, {"fit.epochs": 2}) as parent:
         for epoch in range(2):
             parent.log_epoch(
-                EpochResult(epoch=epoch, loss=1.0 - epoch, seconds=2.0, samples_per_s=50.0, metrics={"ndcg@10": 0.1})
+                EpochResult(
+                    epoch=epoch,
+                    loss=1.0 - epoch,
+                    seconds=2.0,
+                    samples_per_s=50.0,
+                    data_wait=0.25,
+                    metrics={"ndcg@10": 0.1},
+                )
             )
         child_target = target.model_copy(update={"run_name": "child", "parent_run_id": parent.run_id})
         with start_run(child_target) as child:
@@ -42,6 +49,8 @@ def test_a_run_keeps_parameters_curve_and_parent(target: TrackingTarget, tmp_pat
     assert run.data.tags["dataset"] == "demo"
     assert [(point.step, point.value) for point in client.get_metric_history(parent.run_id, "loss")] == [(0, 1), (1, 0)]
     assert [point.step for point in client.get_metric_history(parent.run_id, "ndcg_at_10")] == [0, 1]
+    speed = [client.get_metric_history(parent.run_id, name)[1].value for name in ("samples_per_s", "data_wait")]
+    assert speed == [50.0, 0.25]
     assert run.info.artifact_uri.startswith(f"{(tmp_path / 'new home').as_uri()}/artifacts/retrieval/")
     assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
