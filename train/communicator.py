@@ -6,6 +6,7 @@ batch) gives the same step for every size, up to floating-point error.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cluster.errors import TowerlineError
+from train.horovod_options import HorovodOptions
 from train.rendezvous import initialized_horovod
 
 Value = TypeVar("Value")
@@ -36,12 +38,18 @@ class Communicator(Protocol):
     def device(self) -> torch.device:
         """Where this rank's model and batches live."""
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, backward_passes_per_step: int = 1
+    ) -> tuple[nn.Module, Optimizer]:
         """Give every rank rank 0's parameters, buffers and optimizer state, and average gradients from now on.
 
         `model` is on `device` already. Call the returned model for the loss and step the returned optimizer; the
-        parameters stay the ones of `model`, which is what to validate and to save.
+        parameters stay the ones of `model`, which is what to validate and to save. There are at most
+        `backward_passes_per_step` backward passes to a step, all but the last of them within `accumulating`.
         """
+
+    def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Forward and backward passes in here add to this rank's own gradients; `model` is what `prepare` returned."""
 
     def allreduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean of `tensor` over the ranks, as a new tensor."""
@@ -62,9 +70,15 @@ class SingleProcess:
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cpu")
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, backward_passes_per_step: int = 1
+    ) -> tuple[nn.Module, Optimizer]:
         """Both as they are."""
         return model, optimizer
+
+    def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Gradients are never anyone else's."""
+        return nullcontext()
 
     def allreduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy."""
@@ -81,28 +95,47 @@ class SingleProcess:
 class HorovodCommunicator:
     """Horovod's ring of processes. The rendezvous comes from `HOROVOD_*`, which `train.horovod_backend` sets."""
 
-    def __init__(self, use_gpu: bool = False) -> None:
+    def __init__(self, use_gpu: bool = False, options: HorovodOptions | None = None) -> None:
         """Join the other ranks.
 
         Raises:
-            TowerlineError: Horovod is missing, its ranks did not meet, or there are fewer GPUs than ranks here.
+            TowerlineError: Horovod is missing, its ranks did not meet, there are fewer GPUs than ranks here, or the
+                options ask for what this Horovod lacks.
         """
+        self._options = options or HorovodOptions()
         self._horovod = initialized_horovod()
+        self._options.require_possible(nccl=use_gpu and bool(self._horovod.nccl_built()))
         self.rank = int(self._horovod.rank())
         self.size = int(self._horovod.size())
         self.device = _local_device(use_gpu, int(self._horovod.local_rank()))
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """The optimizer's class is replaced by one that averages gradients as they appear in the backward pass."""
-        self._horovod.broadcast_parameters(model.state_dict(), root_rank=0)
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, backward_passes_per_step: int = 1
+    ) -> tuple[nn.Module, Optimizer]:
+        """The optimizer's class is replaced by one that averages gradients as they appear in the backward pass.
+
+        Sparse gradients travel as their rows, each once.
+        """
+        horovod = self._horovod
+        horovod.broadcast_parameters(model.state_dict(), root_rank=0)
+        for name in sparse_embeddings(model):
+            model.get_parameter(name).register_hook(torch.Tensor.coalesce)  # type: ignore[no-untyped-call]
         # Horovod builds a new optimizer of the same parameter groups and forgets the state of the old one.
         state = optimizer.state_dict()
-        distributed: Optimizer = self._horovod.DistributedOptimizer(
-            optimizer, named_parameters=list(model.named_parameters())
+        distributed: Optimizer = horovod.DistributedOptimizer(
+            optimizer,
+            named_parameters=list(model.named_parameters()),
+            compression=getattr(horovod.Compression, self._options.compression),
+            backward_passes_per_step=backward_passes_per_step,
+            op=horovod.Adasum if self._options.reduction == "adasum" else horovod.Average,
         )
         distributed.load_state_dict(state)
         _share_optimizer_state(self, distributed, self._broadcast_tensor)
         return model, distributed
+
+    def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
+        """The optimizer counts the passes itself."""
+        return nullcontext()
 
     def allreduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """Horovod's allreduce with Average."""
@@ -167,8 +200,20 @@ class TorchDistributedCommunicator:
         communicator._owns_group = True
         return communicator
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """The model is wrapped, which shares parameters and buffers; buffers not again before each step."""
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, backward_passes_per_step: int = 1
+    ) -> tuple[nn.Module, Optimizer]:
+        """The model is wrapped, which shares parameters and buffers; buffers not again before each step.
+
+        Raises:
+            TowerlineError: a gradient is sparse and would travel over NCCL.
+        """
+        sparse = sparse_embeddings(model)
+        if sparse and self.device.type == "cuda":
+            raise TowerlineError(
+                f"the gradient of {', '.join(sparse)} is sparse, which torch DDP cannot exchange over NCCL; "
+                "train with scaling.backend 'horovod', or set sparse=False"
+            )
         wrapped = nn.parallel.DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -176,6 +221,12 @@ class TorchDistributedCommunicator:
         )
         _share_optimizer_state(self, optimizer, self._broadcast_tensor)
         return wrapped, optimizer
+
+    def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
+        """DDP is told."""
+        assert isinstance(model, nn.parallel.DistributedDataParallel)
+        waiting: AbstractContextManager[None] = model.no_sync()
+        return waiting
 
     def allreduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, divided by their number (Gloo knows no mean)."""
@@ -199,6 +250,16 @@ class TorchDistributedCommunicator:
         torch.distributed.broadcast(on_device, src=0)
         if on_device is not tensor:
             tensor.copy_(on_device)
+
+
+def sparse_embeddings(model: nn.Module) -> list[str]:
+    """Names of the parameters whose gradients are sparse: of embeddings made with `sparse=True`."""
+    tables = [
+        f"{name}.weight".lstrip(".")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+    ]
+    return [name for name in tables if model.get_parameter(name).requires_grad]
 
 
 @dataclass(frozen=True)

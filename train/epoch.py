@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from cluster.errors import TowerlineError
 from train.communicator import Communicator
-from train.order import ExampleOrder, Share, random_seed
+from train.order import ExampleOrder, Share
+from train.step import StepConfig, Steps
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class EpochRun:
         order: ExampleOrder,
         batch_of: Callable[[Share], Any],
         communicator: Communicator,
-        seed: int,
+        config: StepConfig,
         start: Position,
     ) -> None:
-        self._order, self._batch_of, self._communicator, self._seed = order, batch_of, communicator, seed
+        self._order, self._batch_of, self._communicator, self._config = order, batch_of, communicator, config
         self._start = start
         self._cursor, self._steps, self._waited = start.cursor, start.steps, 0.0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=communicator.device)
@@ -74,19 +75,13 @@ class EpochRun:
         The loss is read at checkpoints and at the end only, so that a GPU need not wait.
         """
         model.train()
-        device, rank = self._communicator.device, self._communicator.rank
+        device = self._communicator.device
+        steps = Steps(model, optimizer, self._communicator, self._order, self._config)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for share, batch in self._batches():
-                _set_seed(device, random_seed(self._seed, self._start.epoch, share.start, rank))
-                optimizer.zero_grad()
-                loss = model(batch)
-                loss.backward()
-                if self._steps == self._start.steps:
-                    _require_gradients(model)
-                optimizer.step()
-                self._loss_sum += loss.detach()
+                self._loss_sum += steps.take(share, batch)
                 self._cursor, self._steps = share.stop, self._steps + 1
-                if checkpointing is not None and self._cursor < len(self._order):
+                if checkpointing is not None and steps.complete and self._cursor < len(self._order):
                     self._save_if_due(checkpointing, optimizer)
         return self._position(optimizer)
 
@@ -138,23 +133,6 @@ class EpochRun:
             seconds=start.seconds + seconds,
             waited=start.waited + waited,
         )
-
-
-def _require_gradients(model: nn.Module) -> None:
-    """Horovod would take a missing gradient for zero, DDP for an error and one process for no step: refuse it."""
-    missing = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
-    if missing:
-        raise TowerlineError(
-            f"no gradient reaches {', '.join(missing)}; use every parameter in the loss, "
-            "or set requires_grad to False for those that are not trained"
-        )
-
-
-def _set_seed(device: torch.device, seed: int) -> None:
-    """As `torch.manual_seed`, which takes a tenth of a millisecond because it looks for devices of every kind."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
 
 
 def _moved(batch: Any, device: torch.device) -> Any:

@@ -9,7 +9,7 @@ after a failure Train starts a new group of workers and `on_start` is called aga
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -18,6 +18,7 @@ import ray.util
 from ray.train.backend import Backend, BackendConfig
 
 from cluster.errors import TowerlineError
+from train.horovod_options import HorovodOptions
 from train.rendezvous import Rendezvous, assign_slots, find_interface, slot_environment
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class HorovodConfig(BackendConfig):
     shutdown_timeout_s: float = 5.0
     """Seconds for the workers to leave Horovod at the end, before Ray kills them."""
 
+    options: HorovodOptions = field(default_factory=HorovodOptions)
+    """How gradients travel."""
+
     @property
     def backend_cls(self) -> type[Backend]:
         """Which backend Train makes for this configuration."""
@@ -52,7 +56,7 @@ class HorovodConfig(BackendConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """For Train's state export."""
-        return asdict(self)
+        return asdict(self) | {"options": self.options.model_dump()}
 
 
 class HorovodBackend(Backend):
@@ -87,6 +91,7 @@ class HorovodBackend(Backend):
                     timeout_s=backend_config.timeout_s,
                     stall_timeout_s=backend_config.stall_timeout_s,
                 )
+                environment |= backend_config.options.environment()
                 pending.append(worker.execute_async(_enter_slot, environment, backend_config.interface))
             ray.get(pending)
         except BaseException as error:

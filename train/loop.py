@@ -21,6 +21,7 @@ from cluster.errors import TowerlineError
 from train.communicator import Communicator
 from train.epoch import Checkpointing, EpochRun, Position
 from train.order import ExampleOrder, Share
+from train.step import StepConfig, allow_sparse_gradients
 
 
 class TrainingTask(Protocol):
@@ -51,10 +52,8 @@ class TrainingTask(Protocol):
         """Metrics of the model as it is now, by name; called after each epoch on rank 0 alone, without gradients."""
 
 
-class FitConfig(BaseModel):
-    """How long to train and which epoch to keep."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class FitConfig(StepConfig):
+    """How to train, how long, and which epoch to keep."""
 
     epochs: PositiveInt = 10
     """Epochs at most."""
@@ -68,9 +67,6 @@ class FitConfig(BaseModel):
 
     patience: PositiveInt | None = None
     """Stop after so many epochs without a better one; none: never."""
-
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of dropout and other random numbers of the model during training."""
 
 
 class EpochResult(BaseModel):
@@ -148,16 +144,18 @@ def fit(
     goes on from the `resume` of rank 0, whatever the others pass.
 
     Raises:
-        TowerlineError: the loss is not finite, there are no examples, a parameter gets no gradient, the metric is not
-            among those of `validate`, or `resume` belongs to another model or other examples.
+        TowerlineError: the loss is not finite, there are no examples, a parameter gets no gradient or a sparse one
+            that the optimizer cannot take, the metric is not among those of `validate`, or `resume` belongs to another
+            model or other examples.
     """
     if len(task.order) == 0:
         raise TowerlineError("there are no examples to train on; check that the training split is not empty")
     model = task.model.to(communicator.device)
     optimizer = task.optimizer()
+    allow_sparse_gradients(model, optimizer)
     if communicator.rank == 0 and resume is not None:
         _load(resume, model, optimizer, task.order)
-    parallel_model, optimizer = communicator.prepare(model, optimizer)
+    parallel_model, optimizer = communicator.prepare(model, optimizer, config.backward_passes_per_step)
     training = _Training(task, communicator, config, optimizer, resume if communicator.rank == 0 else None)
 
     def save(position: Position) -> None:
@@ -167,7 +165,7 @@ def fit(
     checkpointing = Checkpointing(save, checkpoint_s) if on_checkpoint else None
     position = training.start
     while not training.finished(position):
-        run = EpochRun(task.order, task.batch, communicator, config.seed, position)
+        run = EpochRun(task.order, task.batch, communicator, config, position)
         done = run.train(parallel_model, optimizer, checkpointing)
         result = training.finish_epoch(done)
         position = Position(done.epoch + 1)

@@ -119,7 +119,7 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 def _communicator(scaling: "Scaling") -> Communicator:
     if scaling.backend == "horovod":
-        return HorovodCommunicator(use_gpu=scaling.use_gpu)
+        return HorovodCommunicator(scaling.use_gpu, scaling.horovod)
     import ray.train.torch
 
     local_rank = ray.train.torch.get_device().index or 0 if scaling.use_gpu else 0
@@ -128,8 +128,12 @@ def _communicator(scaling: "Scaling") -> Communicator:
 
 def _backend_config(scaling: "Scaling") -> BackendConfig:
     if scaling.backend == "horovod":
+        scaling.horovod.require_possible(nccl=scaling.use_gpu)
         return HorovodConfig(
-            timeout_s=scaling.timeout_s, stall_timeout_s=scaling.stall_timeout_s, interface=scaling.interface
+            timeout_s=scaling.timeout_s,
+            stall_timeout_s=scaling.stall_timeout_s,
+            interface=scaling.interface,
+            options=scaling.horovod,
         )
     import ray.train.torch
 

@@ -15,6 +15,8 @@ from pydantic import (
     field_validator,
 )
 
+from train.horovod_options import HorovodOptions
+
 if TYPE_CHECKING:
     from train.loop import FitConfig, TrainingTask
 
@@ -37,6 +39,9 @@ class Scaling(BaseModel):
 
     use_gpu: bool = False
     """One GPU per worker, and NCCL between them (by Horovod if it was built with it)."""
+
+    horovod: HorovodOptions = HorovodOptions()
+    """How Horovod exchanges gradients, with that backend."""
 
     resize_s: PositiveFloat = 60
     """Seconds between two looks at whether more workers would fit. Then all of them are started anew, which costs
@@ -85,7 +90,10 @@ class Scaling(BaseModel):
     @property
     def decisive(self) -> dict[str, Any]:
         """What of this may change the outcome; the rest may differ when a training is gone on with."""
-        return self.model_dump(mode="json", include={"backend", "num_workers", "cpus_per_worker", "use_gpu"})
+        decisive = self.model_dump(mode="json", include={"backend", "num_workers", "cpus_per_worker", "use_gpu"})
+        if self.backend == "horovod":
+            decisive |= self.horovod.model_dump(mode="json", include={"compression", "reduction"})
+        return decisive
 
 
 @dataclass(frozen=True)

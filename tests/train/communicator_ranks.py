@@ -10,8 +10,15 @@ from typing import Any
 import torch
 
 from cluster.errors import TowerlineError
+from tests.train.table_task import PASSES, TableConfig, fitted
 from tests.train.toy_task import ToyConfig, ToyTask
 from train.communicator import Communicator, HorovodCommunicator, SingleProcess, TorchDistributedCommunicator
+from train.horovod_options import HorovodOptions
+
+HOROVOD = {
+    "horovod": HorovodOptions(),
+    "horovod with options": HorovodOptions(fusion_threshold_mb=0, cycle_time_ms=2.5, compression="fp16"),
+}
 
 STEPS = 5
 
@@ -52,6 +59,15 @@ def share_state(communicator: Communicator) -> dict[str, torch.Tensor]:
     return flat | weights | {"learning rate": torch.tensor(state["param_groups"][0]["lr"])}
 
 
+def adasum(_: Communicator) -> dict[str, Any]:
+    """What one is told who asks for Adasum over Gloo."""
+    try:
+        HorovodCommunicator(options=HorovodOptions(reduction="adasum"))
+    except TowerlineError as error:
+        return {"error": str(error)}
+    return {"error": ""}
+
+
 def lose_a_peer(communicator: Communicator) -> dict[str, Any]:
     """How long rank 0 takes to notice that rank 1 is no more."""
     communicator.allreduce_mean(torch.zeros(1))
@@ -78,9 +94,23 @@ def stall(communicator: Communicator) -> dict[str, Any]:
     return {"seconds": None}
 
 
+def accumulate(communicator: Communicator) -> dict[str, Any]:
+    """Weights when several batches make a step; ranks begin with weights of their own, to be replaced."""
+    return fitted(communicator, TableConfig(seed=communicator.rank), PASSES)
+
+
+def sparse(communicator: Communicator) -> dict[str, Any]:
+    """Weights when the gradient of the table is sparse: with a batch to a step, and with several."""
+    config = TableConfig(sparse=True, seed=communicator.rank)
+    return {str(passes): fitted(communicator, config, passes) for passes in (1, PASSES)}
+
+
 WORK: dict[str, Callable[[Communicator], dict[str, Any]]] = {
     "steps": train_steps,
     "state": share_state,
+    "accumulate": accumulate,
+    "sparse": sparse,
+    "adasum": adasum,
     "lost_peer": lose_a_peer,
     "stall": stall,
 }
@@ -93,8 +123,9 @@ def main(kind: str, folder: Path, rank: int, address: str, works: list[str]) -> 
         communicator: Communicator
         if kind == "single":
             communicator = SingleProcess()
-        elif kind == "horovod":
-            communicator = HorovodCommunicator()
+        elif kind in HOROVOD:
+            os.environ.update(HOROVOD[kind].environment())
+            communicator = HorovodCommunicator(options=HOROVOD[kind])
         else:
             communicator = TorchDistributedCommunicator.meet(address, rank, 2, timeout_s=5)
     except TowerlineError as error:

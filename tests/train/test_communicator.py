@@ -12,6 +12,7 @@ import torch
 
 from cluster.errors import TowerlineError
 from tests.train import communicator_ranks
+from tests.train.table_task import PASSES, by_hand
 from train.communicator import SingleProcess, TorchDistributedCommunicator
 from train.rendezvous import Rendezvous, assign_slots, slot_environment
 
@@ -57,7 +58,7 @@ def alone() -> dict[str, Any]:
 @pytest.fixture(scope="module", params=["horovod", "torch"])
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
-    _run_ranks(request.param, folder, "steps", "state", "lost_peer")
+    _run_ranks(request.param, folder, "steps", "state", "accumulate", "sparse", "lost_peer")
     return folder
 
 
@@ -88,6 +89,40 @@ def test_every_rank_gets_the_optimizer_state_of_rank_0(together: Path) -> None:
     assert any(name.endswith("exp_avg_sq") for name in first)
     assert first["learning rate"] == 0.25
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_the_mean_gradient_of_several_batches_is_that_of_one_process(together: Path) -> None:
+    for rank in (0, 1):
+        torch.testing.assert_close(_loaded(together, "accumulate", rank), by_hand(PASSES), rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_gradients_are_those_of_one_process(together: Path) -> None:
+    for rank in (0, 1):
+        result = _loaded(together, "sparse", rank)
+        for passes in (1, PASSES):
+            torch.testing.assert_close(result[str(passes)], by_hand(passes), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_options(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("options")
+    _run_ranks("horovod with options", folder, "steps", "accumulate", "adasum")
+    return folder
+
+
+def test_compressed_gradients_are_nearly_those_of_one_process(with_options: Path, alone: dict[str, Any]) -> None:
+    expected = alone["gradients"]
+    for rank in (0, 1):
+        gradients = _loaded(with_options, "steps", rank)["gradients"]
+        torch.testing.assert_close(gradients, expected, rtol=5e-3, atol=1e-3)
+        assert any((gradients[name] - expected[name]).abs().max() > 1e-5 for name in expected)
+        torch.testing.assert_close(_loaded(with_options, "accumulate", rank), by_hand(PASSES), rtol=0.05, atol=0.02)
+
+
+def test_adasum_over_gloo_is_refused(with_options: Path) -> None:
+    message = _loaded(with_options, "adasum", 0)["error"]
+    assert "scaling.horovod.reduction is 'adasum'" in message
+    assert "travel over Gloo; set it to 'mean'" in message
 
 
 def test_a_dead_peer_is_noticed_in_time(together: Path) -> None:
