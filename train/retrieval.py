@@ -23,6 +23,7 @@ from train.index import ExactIndex
 from train.loop import EpochResult, FitConfig
 from train.metrics.accuracy import hits_of, ndcg_at, recall_at
 from train.models.covisitation import fit_covisitation
+from train.models.files import load_files
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import RetrievalBatch, TwoTower, TwoTowerConfig, sampling_probabilities
 from train.order import ExampleOrder, Share
@@ -31,6 +32,7 @@ from train.tracking import TrackingTarget
 from train.trainer import train_distributed
 from train.training_rows import TRAIN_SPLIT, TrainingRows
 from train.vocabulary import Vocabulary
+from train.warm_start import warm_start
 
 USERS_AT_ONCE = 1024
 
@@ -63,6 +65,8 @@ class RetrievalTaskConfig:
     rows: TrainingRows
     vocabulary: Vocabulary
     item_attributes_IA: Tensor
+    start: Path | None = None
+    """Folder of a saved model to go on from; its vocabulary is the beginning of this one."""
 
 
 class RetrievalTask:
@@ -80,6 +84,9 @@ class RetrievalTask:
         self.order = ExampleOrder(torch.tensor(chosen[SOURCE_ROW].to_numpy()), task.config.batch_size, task.config.seed)
         torch.manual_seed(task.config.seed)
         self.model = TwoTower(task.config.two_tower, task.vocabulary, task.item_attributes_IA)
+        if task.start is not None:
+            # Where all events are learnt from again, those that the earlier model has seen are not to be counted twice.
+            warm_start(self.model, RetrievalModel.load(task.start), count=task.rows.since is not None)
         self.model.describe_training(self._targets_B, self._users)
 
     def optimizer(self) -> Optimizer:
@@ -145,9 +152,15 @@ class TrainedRetrieval:
 
 
 def retrieval_task(
-    dataset: Dataset, examples: Path, config: RetrievalConfig, rows: TrainingRows = TRAIN_SPLIT
+    dataset: Dataset,
+    examples: Path,
+    config: RetrievalConfig,
+    rows: TrainingRows = TRAIN_SPLIT,
+    start: Path | None = None,
 ) -> RetrievalTaskConfig:
     """What to train: the catalogue of `dataset` and the chosen rows of its `examples`.
+
+    `start`: folder of a saved model to go on from; what it knows keeps its codes, and what is new comes after it.
 
     Raises:
         TowerlineError: there are fewer than two such rows.
@@ -157,7 +170,9 @@ def retrieval_task(
         raise TowerlineError(f"{examples}: {chosen.height} training examples; ingest more events")
     items = dataset.items()
     vocabulary = Vocabulary.build(dataset.events(), items, dataset.users(), chosen[VALUE], config.two_tower.inputs)
-    return RetrievalTaskConfig(config, examples, rows, vocabulary, item_attribute_codes(items, vocabulary))
+    if start is not None:
+        vocabulary = load_files(start, TwoTowerConfig)[1].grown(vocabulary)
+    return RetrievalTaskConfig(config, examples, rows, vocabulary, item_attribute_codes(items, vocabulary), start)
 
 
 def train_retrieval(
@@ -173,7 +188,7 @@ def train_retrieval(
     trained = train_distributed(
         RetrievalTask, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
     )
-    events = task.rows.select(read_examples(task.examples))
+    events = task.rows.model_copy(update={"since": None}).select(read_examples(task.examples))
     covisitation = fit_covisitation(events, task.vocabulary)
     model = RetrievalModel(task.config.two_tower, task.vocabulary, trained.weights, covisitation)
     return TrainedRetrieval(model, trained.history, trained.best_epoch)

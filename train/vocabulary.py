@@ -62,6 +62,16 @@ class Vocabulary:
             event_types=tuple(events[EVENT_TYPE].unique().sort()),
         )
 
+    def grown(self, other: "Vocabulary") -> "Vocabulary":
+        """This vocabulary, every code as it is, and after it what only `other` knows. The bins of values stay."""
+        return Vocabulary(
+            items=_with_new(self.items, other.items),
+            item_attributes=_with_new(self.item_attributes, other.item_attributes),
+            user_attributes=_with_new(self.user_attributes, other.user_attributes),
+            value_edges=self.value_edges,
+            event_types=_with_new(self.event_types, other.event_types),
+        )
+
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
         """Read what `json.dumps(dataclasses.asdict(vocabulary))` gave."""
@@ -134,6 +144,10 @@ def _item_tokens(items: pl.DataFrame, inputs: Container[Input]) -> tuple[str, ..
     titles = title_tokens(items).explode().drop_nulls().alias(TITLE).value_counts()
     words = titles.filter(pl.col("count") >= RARE_TITLES)[TITLE]
     return tuple(sorted({*attributes, *words}))
+
+
+def _with_new(known: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*known, *others)))
 
 
 def _distinct(tokens: pl.Series) -> tuple[str, ...]:

@@ -117,10 +117,11 @@ class TwoTower(nn.Module):
         """Take from all training examples what the model must know of its limits.
 
         An item that was never chosen is placed by its attributes alone, and an event that lies further back than any
-        seen in training counts as that far back.
+        seen in training counts as that far back. A model that goes on from another one remembers what that has seen.
         """
-        self.item_frequency_I.copy_(torch.bincount(target_E, minlength=len(self.item_frequency_I)))
-        self.longest_age.copy_(users.history_ages_BL.max())
+        self.item_frequency_I += torch.bincount(target_E, minlength=len(self.item_frequency_I))
+        longest_age = users.history_ages_BL.max()
+        self.longest_age.copy_(longest_age if self.longest_age.isinf() else self.longest_age.maximum(longest_age))
 
     def forward(self, batch: RetrievalBatch) -> Tensor:
         """Cross-entropy of the chosen items, scaled so that the mean over ranks is the global batch's mean loss.
