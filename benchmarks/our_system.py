@@ -7,6 +7,7 @@ process, without Ray. What a ranker is built on is kept for the next run that ne
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -155,15 +156,17 @@ class OurSystem:
         past_retrieval = self._retrieval(retrieval_config.model_copy(update={"fit": fixed}), past)
         known = OfTraining(**vars(self._dataset), training=self.training)
         name = f"ranking-{_digest(retrieval_config.model_dump_json(), config.model_dump_json())}"
+        lists = self._store / f"{name}-candidates"
         task = ranking_task(
             known,
             examples,
             config,
             past_retrieval=past_retrieval.model,
             retrieval=retrieval.model,
-            folder=self._store / name / "candidates",
+            folder=lists,
         )
         ranking = self._trained(name, lambda: train_ranking(task, ALONE, name=name, storage=self._store))
+        shutil.rmtree(lists)
         items = ItemFeatures(known.events(), retrieval.model.vocabulary)
         return RankedRecommender(retrieval.model, ranking.model, items, config.num_candidates)
 

@@ -53,7 +53,8 @@ SEARCHED_ON = CUT_OFFS[-1]
 PROTOCOL = """\
 All systems are given the same events and asked for 100 items of the full catalogue; our evaluator scores the lists, \
 and a library that has a metric of its own must agree with it on the same lists. A list that is short, or of a user \
-whom a system does not know, is filled up with the most popular items. Validation events choose the epoch to stop at; \
+whom a system does not know, is filled up with the most popular items. What our ranker reads of an item, too, are its \
+training events alone. Validation events choose the epoch to stop at; \
 then a system either trains on them as well, for as many epochs, or reads them as history alone, as the table says. \
 Settings are the best of equally many trials of the same sampler for every system, by NDCG@10 on the validation \
 events of the oldest cut-off; the global time split takes the same settings. Each system is a process with so many \
@@ -170,7 +171,8 @@ class Bench:
             try:
                 self._finish(run)
             except TowerlineError as error:
-                print(f"{system.name}: {settings} cannot be trained, which counts as 0: {error}", flush=True)
+                reason = str(error).strip().splitlines()[-1]
+                print(f"{system.name}: 0 with {settings}, which cannot be trained: {reason}", flush=True)
                 return Trial(settings, 0.0, 0.0)
             trial = Trial(settings, validation_score(run), float(run.answer()["seconds"]))
             print(f"{system.name}: {trial.score:.4f} with {settings}", flush=True)
@@ -214,14 +216,14 @@ def report(
     figures = figures_of(comparisons, systems)
     main_name = asked.protocols[0]
     titles = {"" if name == main_name else f"/{name}": name for name in comparisons if _has_table(name, main_name)}
+    protocols = {name: each.problem.protocol for name, each in comparisons.items()}
     for place, name in titles.items():
-        protocol = comparisons[name].problem.protocol
-        print_problem(figures, systems, f"{asked.dataset}, {protocol.words} (protocol {protocol.hash})", place)
+        sentence = f"{asked.dataset}, {protocols[name].words} (protocol {protocols[name].hash})"
+        print_problem(figures, systems, sentence, place)
     pooled = [each.values for name, each in comparisons.items() if name in CUT_OFFS]
     if pooled:
         figures |= paired_figures(averaged(pooled), comparisons[main_name], systems)
         print_tests(figures, systems)
-    protocols = {name: each.problem.protocol for name, each in comparisons.items()}
     settings = {name: found[name].settings for name in systems}
     finished = clock.finish(
         config={**vars(asked), "settings": settings, "searched": {name: len(found[name].trials) for name in systems}},
@@ -231,7 +233,8 @@ def report(
     )
     path = finished.write(places.home)
     write_user_values(pl.concat([each.values for each in comparisons.values()]), places.home, finished)
-    picture = write_picture(figures, systems, titles, path.with_suffix(".png"))
+    panels = {place: f"{asked.dataset}, {name} ({protocols[name].hash})" for place, name in titles.items()}
+    picture = write_picture(figures, systems, panels, path.with_suffix(".png"))
     print(f"report {path}, picture {picture}, {finished.seconds:.0f} s")
 
 

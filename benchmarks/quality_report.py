@@ -10,6 +10,7 @@ from rich.table import Table
 from benchmarks.quality_scores import GOALS, MAIN
 from benchmarks.quality_search import Found
 from benchmarks.quality_systems import SYSTEMS
+from tune.dimensions import Choices, Dimension
 
 WIDTH = 130
 """Columns of a table; a narrower terminal wraps."""
@@ -75,7 +76,7 @@ def print_search(found: Mapping[str, Found]) -> None:
         if not each.trials:
             continue
         space = SYSTEMS[name].space
-        out.print(f"\n{name}: {'; '.join(f'{key} {dimension}' for key, dimension in space.items())}")
+        out.print(f"\n{name}: {'; '.join(f'{key} {_ranged(dimension)}' for key, dimension in space.items())}")
         table = Table("trial", f"validation {MAIN}", "seconds", *space, box=rich.box.SIMPLE_HEAD)
         for number, trial in enumerate(each.trials, start=1):
             values = [_short(trial.settings[key]) for key in space]
@@ -120,3 +121,10 @@ def _test(figures: Mapping[str, float], ours: str, peer: str) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _ranged(dimension: Dimension) -> str:
+    """A dimension of a search space for people."""
+    if isinstance(dimension, Choices):
+        return f"one of {', '.join(map(str, dimension.choices))}"
+    return f"{dimension.low:g} to {dimension.high:g}{' by orders of magnitude' if dimension.log else ''}"
