@@ -4,7 +4,6 @@ import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +21,6 @@ TITLE_WORD = "title="
 """Words of an item's title are tokens like its attributes: `title=wars`."""
 RARE_TITLES = 2
 """A word that stands in fewer titles than this tells nothing of other items."""
-
-Input = Literal["attributes", "title"]
-"""What of an item, beside its id, a model may read."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Vocabulary:
         items: pl.DataFrame,
         users: pl.DataFrame,
         values: pl.Series,
-        inputs: Container[Input] = ("attributes", "title"),
+        inputs: Container[str] = ("attributes", "title"),
     ) -> "Vocabulary":
         """The vocabulary of a catalogue: listed items first, then those that only events name.
 
@@ -137,7 +133,7 @@ def title_tokens(items: pl.DataFrame) -> pl.Series:
     return items.select(words.list.eval(pl.lit(TITLE_WORD) + pl.element())).to_series()
 
 
-def _item_tokens(items: pl.DataFrame, inputs: Container[Input]) -> tuple[str, ...]:
+def _item_tokens(items: pl.DataFrame, inputs: Container[str]) -> tuple[str, ...]:
     attributes = _distinct(items[ATTRIBUTES]) if "attributes" in inputs else ()
     if "title" not in inputs:
         return attributes

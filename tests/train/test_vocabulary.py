@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from train.vocabulary import UNKNOWN, Input, Vocabulary, encode, title_tokens
+from train.vocabulary import UNKNOWN, Vocabulary, encode, title_tokens
 
 ODD_IDS = ("a b", "a/b", "it's", '"quoted"', "千と千尋", "🦄", "..", "%2F", "nul\x00inside", "line\nbreak", "0", "None")
 ENTITIES = {"attributes": pl.List(pl.String)}
@@ -100,7 +100,7 @@ def test_few_distinct_values_make_few_bins_and_the_same_value_always_the_same_bi
     assert constant.encode_values(np.array([[0.5, 1.0, 2.0]], dtype=np.float32)).tolist() == [[1, 2, 2]]
 
 
-def titled(*inputs: Input) -> Vocabulary:
+def titled(*inputs: str) -> Vocabulary:
     users = pl.DataFrame({"user_id": ["u"], "attributes": [["age=9"]]})
     events = pl.DataFrame({"item_id": ["1", "2", "2"], "event_type": ["seen", "bought", "seen"]})
     return Vocabulary.build(events, TITLES, users, pl.Series([1.0]), inputs)
