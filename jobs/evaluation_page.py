@@ -34,7 +34,7 @@ data {html.escape(report.data_version[:12])}</p>
 <p>Protocol <code>{evaluation.protocol_hash}</code>: {html.escape(evaluation.protocol)}</p>
 <img alt="{html.escape(measurements.protocol.main_metrics[0])} by model and by segment, with 95 % intervals"
 src="data:image/png;base64,{picture}">
-{"".join(_html(table) for table in tables_of(measurements))}
+{"".join(html_table(table) for table in tables_of(measurements))}
 <ul class="note">{remarks}</ul>
 <h2>Configuration</h2><pre>{html.escape(run)}</pre>
 </body></html>
@@ -75,7 +75,8 @@ def _draw(axes: "Axes", names: Sequence[str], intervals: Sequence[Interval | Non
     axes.grid(alpha=0.3, axis="x")
 
 
-def _html(table: TextTable) -> str:
+def html_table(table: TextTable) -> str:
+    """The table under its title."""
     heads = "".join(f"<th>{html.escape(head)}</th>" for head in table.heads)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     return f"<h2>{html.escape(table.title)}</h2>\n<table><tr>{heads}</tr>{rows}</table>\n"

@@ -55,7 +55,7 @@ def segments_of(evaluation: Evaluation) -> list[str]:
 def _with_intervals(evaluation: Evaluation, metrics: Iterable[str], mark: str) -> TextTable:
     metrics = list(metrics)
     rows = [
-        [model, *(_interval(evaluation.intervals.get(f"{metric}/{model}")) for metric in metrics)]
+        [model, *(interval_text(evaluation.intervals.get(f"{metric}/{model}")) for metric in metrics)]
         for model in models_in(evaluation, metrics[0])
     ]
     return TextTable(f"Mean and 95 % interval; {mark}", ["model", *metrics], rows)
@@ -64,7 +64,7 @@ def _with_intervals(evaluation: Evaluation, metrics: Iterable[str], mark: str) -
 def _others(evaluation: Evaluation, metrics: Iterable[str], mark: str) -> TextTable:
     shown = [metric for metric in metrics if models_in(evaluation, metric)]
     rows = [
-        [model, *(_number(evaluation.figures.get(f"{metric}/{model}")) for metric in shown)]
+        [model, *(number_text(evaluation.figures.get(f"{metric}/{model}")) for metric in shown)]
         for model in models_in(evaluation, "ndcg@10")
     ]
     return TextTable(f"Further metrics; {mark}", ["model", *shown], rows)
@@ -75,14 +75,14 @@ def _segments(evaluation: Evaluation, metric: str, mark: str) -> TextTable:
     rows = []
     for name in segments_of(evaluation):
         segment = evaluation.segments[name]
-        cells = [_interval(segment.intervals.get(f"{metric}/{model}")) for model in models]
+        cells = [interval_text(segment.intervals.get(f"{metric}/{model}")) for model in models]
         rows.append([name, f"{segment.users:,}", *cells])
     return TextTable(f"{metric} by segment; {mark}", ["segment", "users", *models], rows)
 
 
 def _tests(evaluation: Evaluation, mark: str) -> TextTable:
     rows = [
-        [f"{test.a} - {test.b}", _interval(test.difference), f"{test.p_value:.4f}", f"{test.users:,}"]
+        [f"{test.a} - {test.b}", interval_text(test.difference), f"{test.p_value:.4f}", f"{test.users:,}"]
         for test in evaluation.tests
     ]
     metric = evaluation.tests[0].metric if evaluation.tests else ""
@@ -93,9 +93,11 @@ def _metric(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _interval(interval: Interval | None) -> str:
+def interval_text(interval: Interval | None) -> str:
+    """A mean and its interval; nothing for what was not measured."""
     return "" if interval is None else f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
+    """A figure; nothing for what was not measured."""
     return "" if value is None else f"{value:.4f}"

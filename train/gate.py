@@ -63,7 +63,7 @@ def judge(challenger: Measured, champion: Measured | None, config: GateConfig) -
     checks = absolute_checks(challenger.evaluation, config)
     comparable = True
     if champion is not None:
-        same = same_questions(challenger, champion)
+        same = same_questions(challenger, f"champion {champion.variant}", champion)
         comparable = same.passed
         checks += [same, *(_relative(challenger, champion, config) if comparable else ())]
         checks += limits(challenger.evaluation.figures, config)
@@ -99,19 +99,16 @@ def absolute_checks(evaluation: Evaluation, config: GateConfig | None = None) ->
     return found
 
 
-def same_questions(challenger: Measured, champion: Measured) -> Check:
-    """Whether two variants were measured by one protocol on one version of the data."""
-    ours, theirs = challenger.evaluation.protocol_hash, champion.evaluation.protocol_hash
+def same_questions(one: Measured, name: str, other: Measured) -> Check:
+    """Whether two variants were measured by one protocol on one version of the data. `name`: what to call the other."""
+    ours, theirs = one.evaluation.protocol_hash, other.evaluation.protocol_hash
     if ours != theirs:
-        words = f"measured by protocol {ours}, champion {champion.variant} by protocol {theirs}: not comparable"
+        words = f"measured by protocol {ours}, {name} by protocol {theirs}: not comparable"
         return Check(words=words, passed=False)
-    if challenger.data_version != champion.data_version:
-        words = (
-            f"measured on data version {challenger.data_version[:12]}, champion {champion.variant} on "
-            f"{champion.data_version[:12]}: not comparable"
-        )
-        return Check(words=words, passed=False)
-    return Check(words=f"measured as champion {champion.variant}: protocol {ours}", passed=True)
+    if one.data_version != other.data_version:
+        data, others = one.data_version[:12], other.data_version[:12]
+        return Check(words=f"measured on data version {data}, {name} on {others}: not comparable", passed=False)
+    return Check(words=f"measured as {name}: protocol {ours}", passed=True)
 
 
 def limits(figures: Mapping[str, float], config: GateConfig) -> list[Check]:
