@@ -9,7 +9,7 @@ from cluster.errors import TowerlineError
 from data.dataset import Dataset
 from data.features import HISTORY_LENGTH, with_sequence
 from data.schema import SPLIT, VALUE
-from data.splits import TEST
+from data.splits import TEST, VALIDATION
 from train.candidates import ItemFeatures
 from train.card import ModelCard
 from train.cases import training_events
@@ -22,6 +22,7 @@ from train.protocols import EvaluationProtocol
 from train.ranking import RankingConfig
 from train.recommender import Recommender, Recommends
 from train.registry import LoadedModels, load_challenger, load_champion
+from train.training_rows import TrainingRows
 from train.vocabulary import Vocabulary
 
 RECENT = PopularityConfig(half_life_days=7)
@@ -85,14 +86,16 @@ class Registration:
             )
             return False
         require_same_items(name, vocabulary, found.vocabulary)
-        seen = card.trained_on.overlap(self._protocol, self._events)
-        if seen:
-            asked = self._protocol.assign(self._events).filter(pl.col(SPLIT) == TEST).height
-            found.left_out.append(
-                f"{name} was trained on {seen:,} of the {asked:,} test events ({card.trained_on}): its figures would "
-                "mean nothing; --refit trains the same configuration on the protocol's train split"
-            )
-            return False
+        asked = self._protocol.assign(self._events).filter(pl.col(SPLIT) == TEST).height
+        rows = card.trained_on
+        chosen_by = TrainingRows(protocol=rows.protocol, splits=(VALIDATION,))
+        for how, each in (("trained on", rows), ("chosen by", chosen_by)):
+            if seen := each.overlap(self._protocol, self._events):
+                found.left_out.append(
+                    f"{name} was {how} {seen:,} of the {asked:,} test events ({each}): its figures would mean nothing; "
+                    "--refit trains the same configuration on the protocol's train split"
+                )
+                return False
         found.history_length = card.history_length
         return True
 

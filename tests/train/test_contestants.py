@@ -42,6 +42,14 @@ def test_by_another_protocol_the_challenger_has_seen_answers_too(path: DonePath,
     assert champion.startswith("the champion's two-tower (variant")
 
 
+def test_who_was_chosen_by_the_answers_is_not_asked_either(path: DonePath) -> None:
+    """The second last events select models by leave-one-out, and are asked for one cut-off earlier."""
+    contestants = found(path, LeaveOneOut(cut_off=1))
+    assert not contestants.recommenders
+    assert contestants.left_out[0].startswith("the challenger was chosen by ")
+    assert f"(validation of leave-one-out {LEAVE_ONE_OUT.hash})" in contestants.left_out[0]
+
+
 def test_models_of_other_data_are_left_out(path: DonePath, tmp_path: Path) -> None:
     dataset = path.workflow.dataset
     changed = write_dataset(
