@@ -1,8 +1,9 @@
 """What the jobs say while they work: steps, epochs, trials and the table of a comparison."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import rich.box
 import rich.console
@@ -14,8 +15,9 @@ from train.gate import absolute_checks
 from train.loop import EpochResult
 from train.promotion import Decision
 from train.registry import RegisteredPair, registered_name
-from tune.search import TrialOutcome
+from tune.outcome import SearchOutcome, TrialOutcome
 
+SECONDS_BETWEEN_TRIAL_LINES = 10.0
 METRICS = ("recall@10", "ndcg@10", "mrr", "coverage@10")
 
 
@@ -25,6 +27,7 @@ class Console:
     def __init__(self, first_step: int = 1) -> None:
         self._out = rich.console.Console(markup=False, highlight=False, soft_wrap=True)
         self._step = first_step - 1
+        self._said_of_trials = time.monotonic()
 
     def say(self, line: str) -> None:
         """One indented line."""
@@ -47,14 +50,25 @@ class Console:
         )
         self.say(f"epoch {result.epoch + 1}: loss {result.loss:.4f}{metrics} ({speed})")
 
-    def trial(self, number: int, outcome: TrialOutcome) -> None:
-        """One line per trial that ended."""
-        sample = ", ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in outcome.sample.items()
-        )
-        curve = " ".join(f"{value:.4f}" for value in outcome.curve)
-        self.say(f"trial {number}: {sample}: ndcg@10 {curve}")
+    def trial(self, trial: TrialOutcome) -> None:
+        """One line per trial that ended; of those that run, one now and then, so that nobody waits in the dark."""
+        now = time.monotonic()
+        if trial.state == "running" and now - self._said_of_trials < SECONDS_BETWEEN_TRIAL_LINES:
+            return
+        self._said_of_trials = now
+        if trial.error:
+            self.say(f"trial {trial.number} failed: {_sample(trial)}: {trial.error}")
+            return
+        curve = " ".join(f"{value:.4f}" for value in trial.curve)
+        self.say(f"trial {trial.number} {trial.state}: {_sample(trial)}: {curve}")
+
+    def searched(self, outcome: SearchOutcome[Any], importance: Mapping[str, float]) -> None:
+        """The best trial, and which fields mattered."""
+        best = outcome.best
+        value = f"{outcome.metric} {best.best(outcome.mode):.4f}"
+        self.say(f"best of {len(outcome.trials)} trials: trial {best.number}, {value} on the validation events")
+        if importance:
+            self.say("importance: " + ", ".join(f"{name} {share:.0%}" for name, share in importance.items()))
 
     def comparison(self, evaluation: Evaluation) -> None:
         """The table of a comparison, its protocol, and whether it meets what is asked of it."""
@@ -94,3 +108,11 @@ def comparison_table(evaluation: Evaluation) -> Table:
 def models_of(evaluation: Evaluation) -> list[str]:
     """The models that were compared, in their order."""
     return list(dict.fromkeys(name.partition("/")[2] for name in evaluation.figures))
+
+
+def _sample(trial: TrialOutcome) -> str:
+    """What a trial tried, by the last words of the fields' names."""
+    return ", ".join(
+        f"{name.rpartition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{name.rpartition('.')[2]} {value}"
+        for name, value in trial.sample.items()
+    )

@@ -102,10 +102,10 @@ def ingest(settings: Settings) -> None:
 
 def train(workflow: "Workflow", config: "TrainingConfig", console: "Console") -> Trained:
     """Search, train both models, compare them with the baselines, and register the pair as champion."""
-    from jobs.training import search
+    from jobs.searching import search_retrieval
 
     with console.step("Search with Ray Tune, Optuna's TPE and ASHA"):
-        retrieval_config = search(workflow, config, console).config
+        retrieval_config = search_retrieval(workflow, config, console).config
     with console.step("Retrieval training: the two-tower on Ray Train with Horovod"):
         retrieval = workflow.train_retrieval(retrieval_config)
     epochs = retrieval.best_epoch + 1
@@ -122,20 +122,25 @@ def train(workflow: "Workflow", config: "TrainingConfig", console: "Console") ->
     with console.step("Registry: both models in MLflow, champion if they pass the gate"):
         pair = workflow.register_pair(refitted, retrieval_config, ranking, config.ranking, measured)
         console.registered(pair)
-        console.decision(promoted(workflow, pair, config))
+        console.decision(promoted(workflow, pair, config, measured.evaluation))
     workflow.forget()
     trained_config = config.model_copy(update={"retrieval": retrieval_config})
     return Trained(trained_config, measured.evaluation, {"two-tower": retrieval.history, "ranker": ranking.history})
 
 
-def promoted(workflow: "Workflow", pair: "RegisteredPair", config: "TrainingConfig") -> "Decision":
+def promoted(
+    workflow: "Workflow", pair: "RegisteredPair", config: "TrainingConfig", evaluation: "Evaluation"
+) -> "Decision":
     """Promote the pair if it is better than the champion, which an equal one, of the same demo run again, is not.
 
     A champion of an older version of this code or data, measured otherwise, is replaced. Raises TowerlineError, with
     the numbers, if there is no champion then.
     """
+    from train.gate import absolute_checks
+
     decision = workflow.promote(pair, config.gate)
-    if decision.entry is None and not decision.report.comparable:
+    good = all(check.passed for check in absolute_checks(evaluation, config.gate))
+    if decision.entry is None and not decision.report.comparable and good:
         reason = "the demo's champion was measured by another protocol or on other data"
         decision = workflow.promote(pair, config.gate, force=reason)
     if decision.entry is None and decision.report.against is None:

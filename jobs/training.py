@@ -3,10 +3,10 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cluster.errors import TowerlineError
 from cluster.files import write_atomically
@@ -25,9 +25,20 @@ from train.protocols import LEAVE_ONE_OUT, AnyProtocol
 from train.ranking import RankingConfig
 from train.retrieval import RetrievalConfig
 from train.scaling import Scaling
-from train.trainer import delete_run
 from train.workflow import Workflow
-from tune.search import SearchConfig, SearchOutcome, search_retrieval
+from tune.config import SearchConfig
+from tune.models import space_of
+
+
+class Searches(BaseModel):
+    """The hyperparameter searches, one for each model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retrieval: SearchConfig = SearchConfig()
+    """For the two-tower."""
+    ranking: SearchConfig = SearchConfig()
+    """For the ranker."""
 
 
 class TrainingConfig(BaseModel):
@@ -39,12 +50,22 @@ class TrainingConfig(BaseModel):
     """The two-tower."""
     ranking: RankingConfig = RankingConfig()
     """The ranker."""
-    search: SearchConfig = SearchConfig()
-    """The hyperparameter search."""
+    search: Searches = Searches()
+    """The hyperparameter searches."""
     scaling: Scaling = Scaling()
     """Workers and what connects them."""
     gate: GateConfig = GateConfig()
     """What a variant must meet to become champion."""
+
+    @model_validator(mode="after")
+    def _spaces_fit_the_models(self) -> Self:
+        for search, config in ((self.search.retrieval, self.retrieval), (self.search.ranking, self.ranking)):
+            if search.space is not None:
+                try:
+                    space_of(search, config)
+                except TowerlineError as error:
+                    raise ValueError(str(error)) from error
+        return self
 
 
 def read_training_config(path: Path | None) -> TrainingConfig:
@@ -114,20 +135,6 @@ def open_workflow(
     dataset = open_dataset(settings.home, dataset_name)
     examples = ensure_examples(settings.home, dataset)
     return Workflow(settings, dataset, examples, scaling, progress=console.epoch, protocol=protocol)
-
-
-def search(workflow: Workflow, config: TrainingConfig, console: Console) -> SearchOutcome:
-    """Search from `config.retrieval`; every search is a new one."""
-    name = f"{workflow.dataset.name}-search"
-    delete_run(name, workflow.storage)
-    return search_retrieval(
-        workflow.retrieval_task(config.retrieval),
-        config.search,
-        name=name,
-        storage=workflow.storage,
-        tracking=workflow.tracking("search"),
-        progress=console.trial,
-    )
 
 
 def report_of(

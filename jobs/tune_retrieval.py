@@ -11,7 +11,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.tune_retrieval", description=__doc__)
     parser.add_argument("--dataset", required=True, help="name of an ingested data set")
-    parser.add_argument("--config", type=Path, help="TOML to start from; default: the defaults")
+    parser.add_argument(
+        "--config", type=Path, help="TOML to start from; default: the defaults, and what tune_ranking found"
+    )
     parser.add_argument("--trials", type=int, help="trials; default: as in the config")
     return parser.parse_args(arguments)
 
@@ -23,40 +25,16 @@ def main(arguments: list[str]) -> None:
     from cluster.reports import ReportClock
     from cluster.session import connect
     from jobs.console import Console
-    from jobs.training import (
-        TrainingConfig,
-        open_workflow,
-        read_training_config,
-        require_trainable,
-        search,
-        write_found_config,
-    )
-    from train.evaluation import PROTOCOL
+    from jobs.searching import finish_search, search_config, search_retrieval
+    from jobs.training import open_workflow, require_trainable
 
     clock, console = ReportClock("tune_retrieval"), Console()
-    config = read_training_config(asked.config)
-    if asked.trials is not None:
-        config = TrainingConfig.model_validate(
-            config.model_dump() | {"search": config.search.model_dump() | {"num_trials": asked.trials}}
-        )
+    config = search_config(settings, asked.dataset, asked.config, "retrieval", asked.trials)
     require_trainable(settings, asked.dataset)
     with connect(settings, log_to_driver=False):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
-        outcome = search(workflow, config, console)
-    best = config.model_copy(update={"retrieval": outcome.config})
-    found = write_found_config(settings, asked.dataset, best)
-    console.say(f"best trial: {outcome.best + 1}; written to {found}")
-    report = clock.finish(
-        config=config.model_dump(mode="json"),
-        protocol=f"on the validation events: {PROTOCOL}",
-        data_version=workflow.dataset.manifest.data_version,
-        figures={
-            f"ndcg@10/trial_{number}": max(trial.curve)
-            for number, trial in enumerate(outcome.trials, start=1)
-            if trial.curve
-        },
-    )
-    console.say(f"report: {report.write(settings.home)}")
+        outcome = search_retrieval(workflow, config, console)
+    finish_search("retrieval", outcome, config, workflow, clock=clock, console=console)
 
 
 if __name__ == "__main__":

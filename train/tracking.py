@@ -81,18 +81,18 @@ class TrackedRun:
 
 
 @contextmanager
-def start_run(target: TrackingTarget, params: Mapping[str, object] | None = None) -> Iterator[TrackedRun]:
-    """A new run, ended as FINISHED, KILLED (by Ctrl-C) or FAILED.
+def start_run(
+    target: TrackingTarget, params: Mapping[str, object] | None = None, run_id: str | None = None
+) -> Iterator[TrackedRun]:
+    """A new run, or that of `run_id` once more; ended as FINISHED, KILLED (by Ctrl-C) or FAILED.
 
     Raises:
         TowerlineError: the tracking server does not answer, or the database cannot be opened.
     """
     client = connect(target.tracking_uri)
-    tags = dict(target.tags)
-    if target.parent_run_id is not None:
-        tags["mlflow.parentRunId"] = target.parent_run_id
-    experiment_id = _experiment(client, target)
-    run = TrackedRun(client, client.create_run(experiment_id, run_name=target.run_name, tags=tags).info.run_id)
+    run = TrackedRun(client, _new_run(client, target) if run_id is None else run_id)
+    if run_id is not None:
+        client.update_run(run_id, status="RUNNING")
     status = "FAILED"
     try:
         if params:
@@ -104,6 +104,14 @@ def start_run(target: TrackingTarget, params: Mapping[str, object] | None = None
         raise
     finally:
         client.set_terminated(run.run_id, status)
+
+
+def _new_run(client: "mlflow.MlflowClient", target: TrackingTarget) -> str:
+    tags = dict(target.tags)
+    if target.parent_run_id is not None:
+        tags["mlflow.parentRunId"] = target.parent_run_id
+    created = client.create_run(_experiment(client, target), run_name=target.run_name, tags=tags)
+    return str(created.info.run_id)
 
 
 def connect(tracking_uri: str) -> "mlflow.MlflowClient":

@@ -41,7 +41,7 @@ from train.pair import RankedRecommender, TwoTowerRecommender
 from train.pair_figures import with_pair_figures
 from train.promotion import Decision, promote
 from train.protocols import AnyProtocol, LeaveOneOut
-from train.ranking import RankingConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
+from train.ranking import RankingConfig, RankingTaskConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
 from train.recommender import Recommender, Recommends
 from train.registry import (
     CHALLENGER,
@@ -94,6 +94,20 @@ class Workflow:
         """What to train for a two-tower on these rows, the train split if None."""
         return retrieval_task(self.dataset, self.examples_folder, config, rows or self.train_split)
 
+    def ranking_task(
+        self, config: RankingConfig, past: RetrievalModel, retrieval: RetrievalModel, folder: Path
+    ) -> RankingTaskConfig:
+        """What to train for a ranker; the candidate lists are written into `folder`."""
+        return ranking_task(
+            self.dataset,
+            self.examples,
+            config,
+            past_retrieval=past,
+            retrieval=retrieval,
+            folder=folder,
+            events=self.known_events,
+        )
+
     @property
     def train_split(self) -> TrainingRows:
         """The rows that the protocol lets a model learn from."""
@@ -114,18 +128,9 @@ class Workflow:
 
     def train_ranking(self, config: RankingConfig, past: RetrievalModel, retrieval: RetrievalModel) -> TrainedRanking:
         """Step 3: on the train split after T1, the best epoch by the validation events."""
-        name = self._name("ranking", {"config": config.model_dump(mode="json"), "retrieval": _digest(retrieval)})
-        task = ranking_task(
-            self.dataset,
-            self.examples,
-            config,
-            past_retrieval=past,
-            retrieval=retrieval,
-            folder=self.storage / name / "candidates",
-            events=self.known_events,
-        )
+        name = self.name_of("ranking", {"config": config.model_dump(mode="json"), "retrieval": digest_of(retrieval)})
         return train_ranking(
-            task,
+            self.ranking_task(config, past, retrieval, self.storage / name / "candidates"),
             self.scaling,
             name=name,
             storage=self.storage,
@@ -232,7 +237,7 @@ class Workflow:
         )
 
     def _fit_retrieval(self, step: str, config: RetrievalConfig, rows: TrainingRows) -> TrainedRetrieval:
-        name = self._name(step, {"config": config.model_dump(mode="json"), "rows": str(rows)})
+        name = self.name_of(step, {"config": config.model_dump(mode="json"), "rows": str(rows)})
         return train_retrieval(
             self.retrieval_task(config, rows),
             self.scaling,
@@ -242,7 +247,7 @@ class Workflow:
             progress=self.progress,
         )
 
-    def _name(self, step: str, decisive: dict[str, Any]) -> str:
+    def name_of(self, step: str, decisive: dict[str, Any]) -> str:
         """A name that changes with whatever changes the outcome, so that only the same training is gone on with."""
         decisive |= {
             "examples": str(self.examples_folder),
@@ -286,5 +291,6 @@ def _fixed(config: RetrievalConfig, epochs: int) -> RetrievalConfig:
     return config.model_copy(update={"fit": FitConfig(epochs=epochs, metric=None, seed=config.fit.seed)})
 
 
-def _digest(model: RetrievalModel) -> str:
+def digest_of(model: RetrievalModel) -> str:
+    """What tells a two-tower from any other: its items' vectors."""
     return hashlib.sha256(model.item_vectors_ID.tobytes()).hexdigest()[:10]

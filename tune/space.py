@@ -1,104 +1,187 @@
-"""Search spaces: ranges over a `RetrievalConfig`, checked against it before any trial starts."""
+"""Search spaces: what each field of a model's configuration may become, checked against it before any trial starts.
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+A field is named by its place in the configuration, `learning_rate` or `two_tower.embedding_dim`.
+"""
 
-import ray.tune
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeVar, get_args
 
-from train.models.two_tower import TwoTowerConfig
-from train.retrieval import RetrievalConfig
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
+from cluster.errors import TowerlineError
+from tune.dimensions import Choices, Dimension
 
-def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
-    if not bounds[0] < bounds[1]:
-        raise ValueError(f"{bounds[0]} to {bounds[1]} is no range; give (low, high)")
-    return bounds
+Config = TypeVar("Config", bound=BaseModel)
+Sample = dict[str, Any]
+"""A value for every field that is searched, by dotted name."""
 
-
-def _positive(bounds: tuple[float, float]) -> tuple[float, float]:
-    if not bounds[0] > 0:
-        raise ValueError(f"a logarithmic range cannot begin at {bounds[0]}; begin above 0")
-    return bounds
-
-
-Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
-LogRange = Annotated[Range, AfterValidator(_positive)]
+MOST_POINTS = 64
+"""A range of whole numbers or steps is checked point by point up to so many, else at its ends."""
+MOST_COMBINATIONS = 2048
+"""So many combinations of values are checked against each other."""
 
 
-class RetrievalSpace(BaseModel):
-    """What the search may change."""
+def checked(space: Mapping[str, Dimension], config: BaseModel, fixed: Mapping[str, str]) -> dict[str, Dimension]:
+    """The space with its numbers typed as the fields of `config` are.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    `fixed`: dotted names that no search may change, with the reason.
 
-    learning_rate: LogRange = (1e-3, 5e-3)
-    """Drawn log-uniformly."""
-    weight_decay: LogRange = (1e-3, 1e-1)
-    """Drawn log-uniformly."""
-    dropout: Range = (0.1, 0.4)
-    """Drawn uniformly."""
-    embedding_dim: Annotated[tuple[int, ...], Field(min_length=1)] = (48, 64)
-    """One of these."""
+    Raises:
+        TowerlineError: `config` does not admit the space; names the field and what is wrong with it.
+    """
+    typed: dict[str, Dimension] = {}
+    for name, dimension in space.items():
+        field = field_of(config, name)
+        if name in fixed:
+            raise TowerlineError(f"search space: {name} cannot be searched: {fixed[name]}; leave it out")
+        typed[name] = _typed(name, dimension, field)
+        _check_values(name, typed[name], field)
+    values = {name: _tried(dimension) for name, dimension in typed.items()}
+    for combination in itertools.islice(itertools.product(*values.values()), MOST_COMBINATIONS):
+        sample = dict(zip(values, combination, strict=True))
+        try:
+            apply(config, sample)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise TowerlineError(f"search space: {_said(sample)} make no {type(config).__name__}: {problem}") from error
+    return typed
 
-    @model_validator(mode="after")
-    def _corners_are_configs(self) -> Self:
-        self._require_configs(RetrievalConfig(two_tower=TwoTowerConfig(attention_heads=1)))
-        return self
 
-    def around(self, config: RetrievalConfig) -> "RetrievalSpace":
-        """The space in which a search from `config` goes on: widened where it must be to hold `config`.
+def _typed(name: str, dimension: Dimension, field: FieldInfo) -> Dimension:
+    """A range of a fractional field is one of fractions, also if its ends are written as whole numbers."""
+    if isinstance(dimension, Choices):
+        return dimension
+    kinds = set(_kinds(field.annotation))
+    if not {int, float} & kinds:
+        raise TowerlineError(f"search space: {name} is no number and has no range; write {name} = {{choices = [...]}}")
+    return dimension if int in kinds else dimension.of_fractions()
 
-        Raises:
-            ValidationError: the space holds a value that `config` does not admit.
-        """
-        start = sample_of(config)
-        space = RetrievalSpace(
-            learning_rate=_widened(self.learning_rate, start["learning_rate"]),
-            weight_decay=_widened(self.weight_decay, start["weight_decay"]),
-            dropout=_widened(self.dropout, start["dropout"]),
-            embedding_dim=tuple(sorted({*self.embedding_dim, start["embedding_dim"]})),
+
+def _check_values(name: str, dimension: Dimension, field: FieldInfo) -> None:
+    """Every value of the dimension, alone, against the type and the limits of the field."""
+    annotation: Any = Annotated[(field.annotation, *field.metadata, FieldInfo())]
+    kind: TypeAdapter[Any] = TypeAdapter(annotation)
+    for value in _tried(dimension):
+        try:
+            kind.validate_python(value, strict=True)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]["msg"]
+            raise TowerlineError(f"search space: {name} = {value!r}: {problem}") from error
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _kinds(part)
+
+
+def _tried(dimension: Dimension) -> list[Any]:
+    """The values that stand for all: every one if they are few, else the ends."""
+    points = dimension.points()
+    if isinstance(dimension, Choices):
+        return dimension.points()
+    return points if points is not None and len(points) <= MOST_POINTS else [dimension.low, dimension.high]
+
+
+def _said(sample: Mapping[str, Any]) -> str:
+    return " with ".join(f"{name} = {value!r}" for name, value in sample.items())
+
+
+def field_of(config: BaseModel, name: str) -> FieldInfo:
+    """The field that a dotted name means.
+
+    Raises:
+        TowerlineError: there is none, or it is a section.
+    """
+    here: Any = config
+    *sections, last = name.split(".")
+    for section in sections:
+        here = getattr(here, section, None) if section in type(here).model_fields else None
+        if not isinstance(here, BaseModel):
+            raise _unknown(config, name)
+    fields = type(here).model_fields
+    if last not in fields or isinstance(getattr(here, last), BaseModel):
+        raise _unknown(config, name)
+    found: FieldInfo = fields[last]
+    return found
+
+
+def _unknown(config: BaseModel, name: str) -> TowerlineError:
+    return TowerlineError(
+        f"search space: {type(config).__name__} has no field {name!r} that could be searched; "
+        f"there are: {', '.join(sorted(field_names(config)))}"
+    )
+
+
+def field_names(config: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields that are no sections."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from field_names(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def around(space: Mapping[str, Dimension], config: BaseModel) -> dict[str, Dimension]:
+    """The space in which a search from `config` goes on: widened where it can be to hold `config`."""
+    here = sample_of(config, space)
+    return {name: dimension.holding(here[name]) for name, dimension in space.items()}
+
+
+def start(space: Mapping[str, Dimension], config: BaseModel) -> Sample:
+    """The point of the space that is nearest to `config`: where a search begins."""
+    here = sample_of(config, space)
+    return {name: dimension.nearest(here[name]) for name, dimension in space.items()}
+
+
+def grid(space: Mapping[str, Dimension], most: int) -> list[Sample]:
+    """Every point of the space.
+
+    Raises:
+        TowerlineError: there are more than `most`, or more than can be counted.
+    """
+    points: dict[str, list[Any]] = {}
+    for name, dimension in space.items():
+        counted = dimension.points()
+        if counted is None:
+            raise TowerlineError(f"search space: {name} has no step, so no grid can be made; give a step or choices")
+        points[name] = counted
+    size = math.prod(map(len, points.values()))
+    if size > most:
+        raise TowerlineError(
+            f"search space: the grid has {size} points, but num_trials is {most}; raise it to {size}, "
+            'give fewer choices, or search with algorithm = "tpe"'
         )
-        space._require_configs(config)
-        return space
-
-    def _require_configs(self, config: RetrievalConfig) -> None:
-        """Every bound and every choice must make a config; so does then all that lies between."""
-        for dim in self.embedding_dim:
-            for bound in (0, 1):
-                sample = {name: getattr(self, name)[bound] for name in ("learning_rate", "weight_decay", "dropout")}
-                apply(config, sample | {"embedding_dim": dim})
-
-    def distributions(self) -> dict[str, Any]:
-        """The space as Ray Tune wants it."""
-        return {
-            "learning_rate": ray.tune.loguniform(*self.learning_rate),
-            "weight_decay": ray.tune.loguniform(*self.weight_decay),
-            "dropout": ray.tune.uniform(*self.dropout),
-            "embedding_dim": ray.tune.choice(list(self.embedding_dim)),
-        }
+    return [dict(zip(points, values, strict=True)) for values in itertools.product(*points.values())]
 
 
-def _widened(bounds: tuple[float, float], value: float) -> tuple[float, float]:
-    return min(bounds[0], value), max(bounds[1], value)
+def sample_of(config: BaseModel, names: Mapping[str, Any]) -> Sample:
+    """The values that `config` has for these dotted names."""
+    sample: Sample = {}
+    for name in names:
+        here: Any = config
+        for part in name.split("."):
+            here = getattr(here, part)
+        sample[name] = here
+    return sample
 
 
-def sample_of(config: RetrievalConfig) -> dict[str, Any]:
-    """The point of the space where `config` lies."""
-    return {
-        "learning_rate": config.learning_rate,
-        "weight_decay": config.weight_decay,
-        "dropout": config.two_tower.dropout,
-        "embedding_dim": config.two_tower.embedding_dim,
-    }
-
-
-def apply(config: RetrievalConfig, sample: Mapping[str, Any]) -> RetrievalConfig:
+def apply(config: Config, sample: Mapping[str, Any]) -> Config:
     """`config` with the values of a sample.
 
     Raises:
         ValidationError: the config does not admit a value of the sample.
     """
     values = config.model_dump()
-    values |= {"learning_rate": sample["learning_rate"], "weight_decay": sample["weight_decay"]}
-    values["two_tower"] |= {"dropout": sample["dropout"], "embedding_dim": sample["embedding_dim"]}
-    return RetrievalConfig.model_validate(values)
+    for name, value in sample.items():
+        *sections, last = name.split(".")
+        here = values
+        for section in sections:
+            here = here[section]
+        here[last] = value
+    return type(config).model_validate(values)

@@ -5,7 +5,8 @@ import pytest
 from jobs.console import Console, comparison_table, models_of
 from train.evaluation import Evaluation
 from train.loop import EpochResult
-from tune.search import TrialOutcome
+from train.retrieval import RetrievalConfig
+from tune.outcome import TrialOutcome, outcome_of
 
 EVALUATION = Evaluation(
     protocol="the last event of each user [bold]",
@@ -65,9 +66,42 @@ def test_an_epoch_is_a_line(lines: Lines) -> None:
     ]
 
 
-def test_a_trial_is_a_line(lines: Lines) -> None:
-    Console().trial(3, TrialOutcome({"learning_rate": 0.0012345, "embedding_dim": 48}, [0.05, 0.0712]))
-    assert lines() == ["   trial 3: learning_rate 0.00123, embedding_dim 48: ndcg@10 0.0500 0.0712"]
+SAMPLE = {"learning_rate": 0.0012345, "two_tower.embedding_dim": 48}
+TRIALS = [
+    TrialOutcome(number=1, sample=SAMPLE, state="finished", curve=[0.05, 0.0712]),
+    TrialOutcome(number=2, sample=SAMPLE, state="stopped", curve=[0.04]),
+    TrialOutcome(number=3, sample=SAMPLE, state="failed", error="the training loss of epoch 0 is nan"),
+]
+
+
+def test_a_trial_that_ended_is_a_line(lines: Lines) -> None:
+    for trial in TRIALS:
+        Console().trial(trial)
+    assert lines() == [
+        "   trial 1 finished: learning_rate 0.00123, embedding_dim 48: 0.0500 0.0712",
+        "   trial 2 stopped: learning_rate 0.00123, embedding_dim 48: 0.0400",
+        "   trial 3 failed: learning_rate 0.00123, embedding_dim 48: the training loss of epoch 0 is nan",
+    ]
+
+
+def test_of_trials_that_run_something_is_said_now_and_then(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = TrialOutcome(number=4, sample=SAMPLE, curve=[0.05])
+    console = Console()
+    console.trial(running)
+    assert lines() == []
+    monkeypatch.setattr("jobs.console.SECONDS_BETWEEN_TRIAL_LINES", 0.0)
+    console.trial(running)
+    assert lines() == ["   trial 4 running: learning_rate 0.00123, embedding_dim 48: 0.0500"]
+
+
+def test_what_a_search_found_is_said_with_what_mattered(lines: Lines) -> None:
+    outcome = outcome_of(RetrievalConfig(), "ndcg@10", "max", TRIALS, 9.0)
+    assert outcome is not None
+    Console().searched(outcome, {"learning_rate": 0.755, "two_tower.embedding_dim": 0.245})
+    assert lines() == [
+        "   best of 3 trials: trial 1, ndcg@10 0.0712 on the validation events",
+        "   importance: learning_rate 76%, two_tower.embedding_dim 24%",
+    ]
 
 
 def test_markup_of_others_is_printed_as_it_is(lines: Lines) -> None:

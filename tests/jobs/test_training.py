@@ -1,5 +1,6 @@
 """The configuration of the training jobs: files in, files out."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from train.evaluation import Evaluation
 from train.loop import EpochResult, FitConfig
 from train.scaling import Scaling
 from train.workflow import Workflow
+from tune.dimensions import Range
 
 CONFIGS = sorted((ROOT / "jobs" / "configs").glob("*.toml"))
 
@@ -67,7 +69,11 @@ def test_what_a_section_leaves_out_keeps_the_default_of_that_section(tmp_path: P
         ("[retrieval.two_tower]\ndropout = 1.0", "retrieval.two_tower.dropout", "less than 1"),
         ("[ranking]\npast_share = 1.5", "ranking.past_share", "less than 1"),
         ("[ranking]\nnum_candidates = 'many'", "ranking.num_candidates", "valid integer"),
-        ("[search.space]\nlearning_rate = [0.1, 0.01]", "search.space.learning_rate", "is no range"),
+        (
+            "[search.retrieval.space]\nlearning_rate = {low = 0.1, high = 0.01}",
+            "search.retrieval.space.learning_rate.range",
+            "is no range",
+        ),
         ("[scaling]\nbackend = 'gloo'", "scaling.backend", "'horovod', 'torch' or 'none'"),
         ("retrieval = 3", "retrieval", "valid dictionary or instance"),
     ],
@@ -77,6 +83,27 @@ def test_a_wrong_key_or_value_is_refused_by_name(tmp_path: Path, text: str, fiel
         read_training_config(write(tmp_path, text))
     assert f"config.toml: TrainingConfig: {field} = " in str(refused.value)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "message"),
+    [
+        ("retrieval", "two_tower.embeding_dim = {choices = [8]}", "no field 'two_tower.embeding_dim'"),
+        ("retrieval", "two_tower.dropout = {low = 0.1, high = 1.5}", "two_tower.dropout = 1.5: Input should be less"),
+        ("ranking", "past_share = {low = 0.1, high = 0.5}", "past_share cannot be searched"),
+    ],
+)
+def test_a_search_space_that_does_not_fit_the_model_is_refused_when_it_is_read(
+    tmp_path: Path, section: str, line: str, message: str
+) -> None:
+    with pytest.raises(TowerlineError, match=re.escape(message)):
+        read_training_config(write(tmp_path, f"[search.{section}.space]\n{line}\n"))
+
+
+def test_a_search_space_that_is_named_replaces_the_models_own(tmp_path: Path) -> None:
+    config = read_training_config(write(tmp_path, "[search.retrieval.space]\nseed = {low = 0, high = 9}\n"))
+    assert config.search.retrieval.space == {"seed": Range(low=0, high=9)}
+    assert config.search.ranking == TrainingConfig().search.ranking
 
 
 @pytest.mark.parametrize("text", ["[retrieval", "a = ", "\x00"])
@@ -100,7 +127,19 @@ def test_a_file_that_is_not_there_or_is_no_text_is_refused_with_its_name(tmp_pat
         {},
         {"retrieval": {"learning_rate": 0.0012345678901234567, "two_tower": {"loss": "sampled_softmax"}}},
         {"retrieval": {"fit": {"epochs": 1, "patience": 9, "mode": "min", "metric": "loss"}}},
-        {"search": {"space": {"learning_rate": [1e-7, 1e3], "embedding_dim": [2, 4, 6]}, "num_trials": 77}},
+        {
+            "search": {
+                "retrieval": {
+                    "num_trials": 77,
+                    "time_budget_s": 60.5,
+                    "space": {
+                        "learning_rate": {"low": 1e-7, "high": 1e3, "log": True},
+                        "two_tower": {"embedding_dim": {"choices": [2, 4, 6]}},
+                    },
+                },
+                "ranking": {"algorithm": "random", "scaling": {"backend": "torch"}},
+            }
+        },
         {"scaling": {"interface": "eth0", "backend": "none", "cpus_per_worker": 0.5}, "ranking": {"past_share": 0.3}},
     ],
 )
@@ -117,9 +156,9 @@ def test_what_a_search_found_is_read_as_it_was(tmp_path: Path, values: dict[str,
 def test_a_later_search_replaces_what_was_found(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     for seed in (1, 2):
-        config = TrainingConfig.model_validate({"search": {"seed": seed}})
+        config = TrainingConfig.model_validate({"search": {"ranking": {"seed": seed}}})
         path = write_found_config(settings, "shop", config)
-    assert read_training_config(path).search.seed == 2
+    assert read_training_config(path).search.ranking.seed == 2
     assert [file.name for file in path.parent.iterdir()] == ["shop.toml"]
 
 

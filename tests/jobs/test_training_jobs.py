@@ -36,7 +36,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("train_retrieval", ["--dataset", "shoes"], {}, "data set 'shoes' does not exist"),
         ("train_ranking", ["--dataset", "shoes"], {}, "there are: shop"),
-        ("tune_retrieval", ["--dataset", "shop", "--trials", "0"], {}, "search.num_trials = 0"),
+        ("tune_retrieval", ["--dataset", "shop", "--trials", "0"], {}, "search.retrieval.num_trials = 0"),
+        ("tune_ranking", ["--dataset", "shop"], {}, "jobs.train_retrieval --dataset shop"),
         ("train_retrieval", ["--dataset", "shop", "--config", "nowhere.toml"], {}, "nowhere.toml"),
         ("train_retrieval", ["--dataset", "shop"], {"TOWERLINE_MLFLOW_TRACKING_URI": NOBODY}, NOBODY),
         ("train_ranking", ["--dataset", "shop"], {}, "jobs.train_retrieval --dataset shop"),
