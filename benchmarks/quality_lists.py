@@ -43,20 +43,23 @@ class StoredLists:
 
 
 def read_lists(run: Path, vocabulary: Vocabulary) -> dict[str, Codes]:
-    """Item codes, best first, by user."""
+    """Item codes, best first, by user. Raises TowerlineError if a list names what is no item."""
     lists = pl.read_parquet(run / LISTS_FILE)
-    return {user: vocabulary.encode_items(pl.Series(items, dtype=pl.String)) for user, items in lists.iter_rows()}
+    found = {user: vocabulary.encode_items(pl.Series(items, dtype=pl.String)) for user, items in lists.iter_rows()}
+    for (user, items), codes in zip(lists.iter_rows(), found.values(), strict=True):
+        if (codes == UNKNOWN).any():
+            wrong = items[int((codes == UNKNOWN).argmax())]
+            raise TowerlineError(
+                f"{run / LISTS_FILE}: {wrong!r} in the list of user {user!r} is no item of the catalogue"
+            )
+    return found
 
 
-def require_agreement(run: Path, vocabulary: Vocabulary) -> dict[str, float]:
-    """A run's own metrics, after ours over the same held-out events came to the same.
-
-    Raises:
-        TowerlineError: they did not; names both.
-    """
+def require_agreement(run: Path, vocabulary: Vocabulary) -> None:
+    """Raise TowerlineError, naming both, if a library's own metrics are not ours over the same held-out events."""
     own: Mapping[str, float] = json.loads((run / ANSWER_FILE).read_text())["own"]
     if not own:
-        return {}
+        return
     checked = pl.read_parquet(run / CHECKED_FILE).group_by("user", maintain_order=True).agg("item")
     lists = read_lists(run, vocabulary)
     targets = [vocabulary.encode_items(pl.Series(items)) for items in checked["item"]]
@@ -72,4 +75,3 @@ def require_agreement(run: Path, vocabulary: Vocabulary) -> dict[str, float]:
                 f"{run}: its library measures {name} = {value:.6f} over {checked.height} users, and we {ours:.6f} of "
                 "the lists it wrote: one of both is wrong, so neither is reported"
             )
-    return dict(own)

@@ -87,6 +87,7 @@ def by_popularity(cases: Cases) -> Codes:
 
 def validation_score(run: Run) -> float:
     """NDCG@10 of a run whose target are the validation events."""
+    require_agreement(run.folder, run.problem.vocabulary)
     cases = run.problem.cases(run.target)
     lists = StoredLists(run.folder, run.problem.vocabulary, by_popularity(cases))
     values = measure({run.system.name: lists}, cases, run.problem.dataset.items()).values

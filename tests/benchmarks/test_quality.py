@@ -141,12 +141,19 @@ def test_a_library_must_agree_with_us(world: World) -> None:
     half = dict(list(lists.items())[::2])
     share = len(half) / len(lists)
     finish(run, half, {"ndcg@10": share, "hit@10": share}, held_out)
-    assert require_agreement(run.folder, world.first.vocabulary) == {"ndcg@10": share, "hit@10": share}
+    require_agreement(run.folder, world.first.vocabulary)
     finish(run, half, {"ndcg@10": share + 0.001}, held_out)
     with pytest.raises(
         TowerlineError, match=rf"ndcg@10 = {share + 0.001:.6f} over {len(lists)} users, and we {share:.6f}"
     ):
         require_agreement(run.folder, world.first.vocabulary)
+
+
+def test_lists_of_what_is_no_item_are_refused(world: World) -> None:
+    run = Run(PEER, world.first, {"factors": 5}, seed=0)
+    finish(run, {"user 1": ["no such"]}, {}, pl.DataFrame({"user": [], "item": []}))
+    with pytest.raises(TowerlineError, match="'no such' in the list of user 'user 1' is no item of the catalogue"):
+        compare(world.first, {PEER.name: [run]})
 
 
 def test_lists_that_do_not_mask_are_refused(world: World) -> None:
