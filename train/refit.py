@@ -1,12 +1,12 @@
 """The registered configuration, trained again on what a protocol lets it learn from: a champion has seen everything."""
 
-from cluster.errors import TowerlineError
 from train.candidates import ItemFeatures
 from train.card import Kind, ModelCard
 from train.contestants import Contestants
+from train.ledger import read_ledger
 from train.pair import RankedRecommender, TwoTowerRecommender
 from train.ranking import RankingConfig
-from train.registry import champion_cards, load_challenger
+from train.registry import challenger_card, champion_cards
 from train.retrieval import RetrievalConfig
 from train.workflow import Workflow
 
@@ -15,12 +15,11 @@ def registered_cards(tracking_uri: str, dataset: str) -> dict[Kind, ModelCard]:
     """The cards of the champion; where there is none, that of the challenger two-tower alone.
 
     Raises:
-        TowerlineError: there is neither.
+        TowerlineError: there is neither, or it was trained on features that this code no longer computes.
     """
-    try:
-        return champion_cards(tracking_uri, dataset)
-    except TowerlineError:
-        return {"two-tower": load_challenger(tracking_uri, dataset)[1]}
+    if read_ledger(tracking_uri, dataset).champion is None:
+        return {"two-tower": challenger_card(tracking_uri, dataset)}
+    return champion_cards(tracking_uri, dataset)
 
 
 def refit(workflow: Workflow) -> Contestants:

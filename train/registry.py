@@ -9,7 +9,8 @@ tag; the ledger (`train.ledger`) says which variant serves.
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ CATALOGUE_FILE = "catalogue.parquet"
 USER_VALUES_FILE = "user_values.parquet"
 INDEX_FILE = "item_vectors.npy"
 VARIANT_TAG = "variant"
+UNREADABLE = (RuntimeError, ValueError, TypeError, KeyError, OSError)
+"""What reading a model raises. The files are those that were registered, so it is the code that has changed."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,11 @@ def champion_pair(tracking_uri: str, dataset: str) -> RegisteredPair:
     """The pair that the ledger names. Raises TowerlineError if there is none."""
     champion = read_ledger(tracking_uri, dataset).champion
     if champion is None:
+        registered = registered_pairs(tracking_uri, dataset)
+        job = f"promote_model --dataset {dataset}" if registered else f"train_ranking --dataset {dataset}"
+        how = f"{len(registered)} variants wait to be promoted" if registered else "train one"
         raise TowerlineError(
-            f"the registry at {tracking_uri} has no champion of data set {dataset!r}; train one with "
-            f"`python -m jobs.train_ranking --dataset {dataset}`"
+            f"the registry at {tracking_uri} has no champion of data set {dataset!r}; {how} with `python -m jobs.{job}`"
         )
     return find_pair(tracking_uri, dataset, champion)
 
@@ -154,29 +159,31 @@ def load_pair(tracking_uri: str, pair: RegisteredPair) -> LoadedModels:
         TowerlineError: an artifact is missing, cut short or altered, or they were trained on features that this code
             no longer computes.
     """
-    folders = {kind: _folder(version, pair.dataset, tracking_uri) for kind, version in pair.models.items()}
-    cards = {kind: read_card(folder) for kind, folder in folders.items()}
-    try:
-        retrieval = RetrievalModel.load(folders["two-tower"], np.load(folders["two-tower"] / INDEX_FILE))
-        ranking = RankingModel.load(folders["ranker"])
-        items = pl.read_parquet(folders["two-tower"] / CATALOGUE_FILE)
-    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
-        # The files are those that were registered, so it is the code that has changed.
-        raise TowerlineError(
-            f"variant {pair.variant} of data set {pair.dataset!r} cannot be read by this code ({error}); train again, "
-            f"or use the code of commit {cards['two-tower'].git_commit}"
-        ) from error
+    with _artifacts(tracking_uri, pair) as folders:
+        cards = {kind: read_card(folder) for kind, folder in folders.items()}
+        try:
+            retrieval = RetrievalModel.load(folders["two-tower"], np.load(folders["two-tower"] / INDEX_FILE))
+            ranking = RankingModel.load(folders["ranker"])
+            items = pl.read_parquet(folders["two-tower"] / CATALOGUE_FILE)
+        except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+            # The files are those that were registered, so it is the code that has changed.
+            raise TowerlineError(
+                f"variant {pair.variant} of data set {pair.dataset!r} cannot be read by this code ({error}); train "
+                f"again, or use the code of commit {cards['two-tower'].git_commit}"
+            ) from error
     return LoadedModels(pair.variant, retrieval, ranking, items, cards, pair.versions)
 
 
 def read_cards(tracking_uri: str, pair: RegisteredPair) -> dict[Kind, ModelCard]:
     """The cards of a variant, of which all artifacts were looked at. Raises TowerlineError where `load_pair` does."""
-    return {kind: read_card(_folder(version, pair.dataset, tracking_uri)) for kind, version in pair.models.items()}
+    return read_evaluated(tracking_uri, pair)[0]
 
 
-def read_user_values(tracking_uri: str, pair: RegisteredPair) -> pl.DataFrame:
-    """The values by user that the variant's evaluation is made from. Raises TowerlineError where `load_pair` does."""
-    return pl.read_parquet(_folder(pair.models["ranker"], pair.dataset, tracking_uri) / USER_VALUES_FILE)
+def read_evaluated(tracking_uri: str, pair: RegisteredPair) -> tuple[dict[Kind, ModelCard], pl.DataFrame]:
+    """The cards, and the values by user that their evaluation is made from. Raises TowerlineError as `load_pair`."""
+    with _artifacts(tracking_uri, pair) as folders:
+        cards = {kind: read_card(folder) for kind, folder in folders.items()}
+        return cards, pl.read_parquet(folders["ranker"] / USER_VALUES_FILE)
 
 
 def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, ModelCard]:
@@ -186,7 +193,16 @@ def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, Mo
         TowerlineError: there is none, or where `load_pair` does.
     """
     folder = _folder(_challenger(tracking_uri, dataset), dataset, tracking_uri)
-    return RetrievalModel.load(folder), read_card(folder)
+    card = read_card(folder)
+    try:
+        return RetrievalModel.load(folder), card
+    except UNREADABLE as error:
+        raise _of_other_code(f"the challenger of data set {dataset!r}", card, error) from error
+
+
+def challenger_card(tracking_uri: str, dataset: str) -> ModelCard:
+    """The card of that two-tower, without the model. Raises TowerlineError where `load_challenger` does."""
+    return read_card(_folder(_challenger(tracking_uri, dataset), dataset, tracking_uri))
 
 
 def _register(run: TrackedRun, folder: Path, card: ModelCard, alias: str | None) -> str:
@@ -236,23 +252,35 @@ def _challenger(tracking_uri: str, dataset: str) -> "ModelVersion":
         ) from error
 
 
-def _folder(version: "ModelVersion", dataset: str, tracking_uri: str) -> Path:
-    """A version's artifact on this machine, every file of it as it was registered."""
+@contextmanager
+def _artifacts(tracking_uri: str, pair: RegisteredPair) -> Iterator[dict[Kind, Path]]:
+    """The folder of each model, until the block ends."""
+    with ExitStack() as folders:
+        yield {
+            kind: folders.enter_context(_artifact(version, pair.dataset, tracking_uri))
+            for kind, version in pair.models.items()
+        }
+
+
+@contextmanager
+def _artifact(version: "ModelVersion", dataset: str, tracking_uri: str) -> Iterator[Path]:
+    """A copy of a version's artifact on this machine, every file of it as it was registered, until the block ends."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    try:
-        folder = Path(download_artifacts(artifact_uri=version.source, tracking_uri=tracking_uri))
-        registered = json.loads((folder / CONTENTS_FILE).read_bytes())
-        present = _digests(folder)
-    except (MlflowException, OSError, ValueError) as error:
-        raise _unusable(version, dataset, f"is missing or cannot be read ({error})") from error
-    for name, digest in registered.items():
-        if name not in present:
-            raise _unusable(version, dataset, f"lacks the file {name}")
-        if present[name] != digest:
-            raise _unusable(version, dataset, f"holds another {name} than was registered (cut short or altered)")
-    return folder
+    with tempfile.TemporaryDirectory() as target:
+        try:
+            folder = Path(download_artifacts(artifact_uri=version.source, dst_path=target, tracking_uri=tracking_uri))
+            registered = json.loads((folder / CONTENTS_FILE).read_bytes())
+            present = _digests(folder)
+        except (MlflowException, OSError, ValueError) as error:
+            raise _unusable(version, dataset, f"is missing or cannot be read ({error})") from error
+        for name, digest in registered.items():
+            if name not in present:
+                raise _unusable(version, dataset, f"lacks the file {name}")
+            if present[name] != digest:
+                raise _unusable(version, dataset, f"holds another {name} than was registered (cut short or altered)")
+        yield folder
 
 
 def _unusable(version: "ModelVersion", dataset: str, problem: str) -> TowerlineError:
