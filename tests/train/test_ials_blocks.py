@@ -1,10 +1,14 @@
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 
+from cluster.errors import TowerlineError
 from train.models import ials_blocks
 from train.models.ials_blocks import OtherSide, Penalty, blocks_of, in_process, on_ray, solve, where_there_is_room
 
@@ -99,6 +103,30 @@ def test_a_user_with_fifty_thousand_events() -> None:
     matrix += PENALTY.regularization * events**PENALTY.exponent * np.eye(8)
     expected = np.linalg.solve(matrix, factors_ND.double().numpy()[indices].sum(axis=0))
     np.testing.assert_allclose(solve(weights_RN, other, PENALTY)[1], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_equations_without_one_solution_are_refused() -> None:
+    """An event or two say nothing about most of 64 factors."""
+    hardly = Penalty(unobserved_weight=1e-30, regularization=1e-30, exponent=1.0)
+    factors_ND = torch.randn((25, 64), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(TowerlineError, match="regularization 1e-30 is too small for 64 factors"):
+        solve(weights(), OtherSide.of(factors_ND, 25, hardly), hardly)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_block_whose_worker_dies_is_solved_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = tmp_path / "the first worker was here"
+
+    def dies_once(block: scipy.sparse.csr_array, other: OtherSide, penalty: Penalty) -> torch.Tensor:
+        if not first.exists():
+            first.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return solve(block, other, penalty)
+
+    expected = in_process(weights(), PENALTY)(other_side())
+    monkeypatch.setattr(ials_blocks, "solve", dies_once)
+    np.testing.assert_array_equal(on_ray(weights(), PENALTY)(other_side()), expected)
+    assert first.exists()
 
 
 @pytest.mark.usefixtures("ray_session")

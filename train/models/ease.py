@@ -31,7 +31,7 @@ class EASEConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["ease"] = "ease"
-    regularization: PositiveFloat = 500.0
+    regularization: Annotated[float, Field(ge=1e-3)] = 500.0
     """λ: as if each item had so many more users who met nothing else."""
     history_half_life: PositiveFloat | None = 5.0
     """An event of the history that is so many events older than another has half its weight; none: all the same."""

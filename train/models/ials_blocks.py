@@ -13,6 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from cluster.errors import TowerlineError
 from train.index import Floats
 
 ROWS_AT_MOST = 8192
@@ -104,6 +105,9 @@ def solve(weights_RN: scipy.sparse.csr_array, other: OtherSide, penalty: Penalty
     """The factors (R, D) that minimise the loss of these rows: one normal equation each, by Cholesky, many at once.
 
     For a row with weights w_n: (Σ w_n f_n f_nᵀ + α₀ FᵀF + λ_r) x = Σ w_n f_n. Rows without events are zero.
+
+    Raises:
+        TowerlineError: an equation has no one solution in float32.
     """
     dim = other.factors_ND.shape[1]
     solved_RD = torch.zeros((weights_RN.shape[0], dim))
@@ -117,7 +121,13 @@ def solve(weights_RN: scipy.sparse.csr_array, other: OtherSide, penalty: Penalty
         held_back_B = penalty.regularization * events_B**penalty.exponent
         matrices_BDD.diagonal(dim1=1, dim2=2).add_(held_back_B.unsqueeze(1))
         sums_BD1 = weighted_BLD.sum(dim=1).unsqueeze(2)
-        solved_RD[rows] = torch.cholesky_solve(sums_BD1, torch.linalg.cholesky(matrices_BDD)).squeeze(2)
+        triangles_BDD, failed_B = torch.linalg.cholesky_ex(matrices_BDD)
+        if failed_B.any():
+            raise TowerlineError(
+                f"iALS: regularization {penalty.regularization:g} is too small for {dim} factors to have one solution; "
+                "raise it"
+            )
+        solved_RD[rows] = torch.cholesky_solve(sums_BD1, triangles_BDD).squeeze(2)
     return solved_RD
 
 
