@@ -49,9 +49,7 @@ def read_lists(run: Path, vocabulary: Vocabulary) -> dict[str, Codes]:
     for (user, items), codes in zip(lists.iter_rows(), found.values(), strict=True):
         if (codes == UNKNOWN).any():
             wrong = items[int((codes == UNKNOWN).argmax())]
-            raise TowerlineError(
-                f"{run / LISTS_FILE}: {wrong!r} in the list of user {user!r} is no item of the catalogue"
-            )
+            raise TowerlineError(f"{run / LISTS_FILE}: {wrong!r}, in the list of user {user!r}, is no item")
     return found
 
 

@@ -49,7 +49,7 @@ OURS = (
     System(
         "item_item",
         seeded=False,
-        start={"neighbours": 50, "shrinkage": 10.0, "history_half_life": 3.0},
+        start={"neighbours": 50, "shrinkage": 5.0, "history_half_life": 2.0},
         space={
             "neighbours": Range(low=10, high=300, log=True),
             "shrinkage": Range(low=0.1, high=100.0, log=True),
@@ -67,7 +67,7 @@ OURS = (
     ),
     System(
         "ials",
-        start={"embedding_dim": 64, "unobserved_weight": 0.3, "regularization": 0.01, "history_half_life": 5.0},
+        start={"embedding_dim": 64, "unobserved_weight": 0.3, "regularization": 0.01, "history_half_life": 4.0},
         space={
             "embedding_dim": Choices(choices=(32, 64, 128)),
             "unobserved_weight": Range(low=0.02, high=1.0, log=True),
