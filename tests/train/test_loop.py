@@ -1,3 +1,4 @@
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -5,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import train.epoch
 from cluster.errors import TowerlineError
-from tests.train.toy_task import EXAMPLES, Batch, ToyConfig, ToyTask
+from tests.train.toy_task import EXAMPLES, GLOBAL_BATCH, Batch, ToyConfig, ToyTask, wait_until
 from train.checkpoint import read_checkpoint, write_checkpoint
 from train.communicator import SingleProcess
 from train.epoch import Position
@@ -105,18 +107,44 @@ def test_without_an_interval_there_are_no_checkpoints_within_an_epoch() -> None:
 
 
 def test_waiting_for_data_is_measured() -> None:
-    task = ToyTask(ToyConfig(step_s=0.01))
-    assert fit(task, SingleProcess(), FitConfig(epochs=1, metric=None)).history[0].data_wait < 0.5
+    task = ToyTask(ToyConfig(step_s=0.1))
     batch_of = task.batch
 
     def slow(share: Share) -> Batch:
-        time.sleep(0.1)
+        time.sleep(0.2)
         return batch_of(share)
 
     task.batch = slow  # type: ignore[method-assign]
-    starved = fit(task, SingleProcess(), FitConfig(epochs=1, metric=None)).history[0]
-    assert 0.5 < starved.data_wait <= 1
-    assert starved.seconds >= 0.3
+    result = fit(task, SingleProcess(), FitConfig(epochs=1, metric=None)).history[0]
+    waited = result.data_wait * result.seconds
+    assert waited >= 3 * 0.2
+    assert result.seconds - waited >= 3 * 0.1
+    assert result.samples_per_s == pytest.approx(EXAMPLES / result.seconds)
+
+
+def test_on_a_gpu_the_next_batches_are_made_during_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ToyConfig(dropout=0.5)
+    plain = fit(ToyTask(config), SingleProcess(), ERROR)
+    monkeypatch.setattr(train.epoch, "batches_ahead", lambda _: train.epoch.BATCHES_AHEAD)
+    task, made = ToyTask(config), list[int]()
+    batch_of = task.batch
+
+    def noted(share: Share) -> Batch:
+        made.append(share.start)
+        return batch_of(share)
+
+    def step(share: Share) -> None:
+        ahead = min(share.stop + GLOBAL_BATCH, EXAMPLES - GLOBAL_BATCH)
+        wait_until(lambda: made[-1] >= ahead, 60, f"the batch from example {ahead} on")
+        if share.stop == EXAMPLES:
+            made[:] = [-1]
+
+    task.batch = noted  # type: ignore[method-assign]
+    task.model._begin = step
+    result = fit(task, SingleProcess(), ERROR)
+    _assert_equal(result.weights, plain.weights)
+    assert [epoch.loss for epoch in result.history] == [epoch.loss for epoch in plain.history]
+    assert [thread.name for thread in threading.enumerate() if thread.name == "prefetch"] == []
 
 
 def test_a_checkpoint_of_other_examples_is_refused(tmp_path: Path) -> None:
