@@ -10,6 +10,8 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A model is a handful of files; a bar per download would only fill the log.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # `uv run` is not how workers start here.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # The default shuffle spends seconds per group-by, whatever the size of the data.

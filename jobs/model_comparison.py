@@ -13,8 +13,8 @@ from train.bootstrap import Interval, paired_bootstrap
 from train.card import KINDS, Kind, ModelCard
 from train.gate import PAIR, GateConfig, Measured, same_questions
 from train.ledger import read_ledger
-from train.promotion import measured_of
-from train.registry import RegisteredPair, find_pair, read_cards, registered_pairs
+from train.promotion import measured_from
+from train.registry import RegisteredPair, find_pair, read_evaluated, registered_pairs
 from train.user_values import MODEL, PROTOCOL_HASH, metrics_in
 
 NAME_LENGTH = 8
@@ -63,8 +63,9 @@ def compare(tracking_uri: str, dataset: str, names: Sequence[str]) -> Comparison
     left_out: list[str] = []
     for pair in sorted(pairs, key=lambda pair: pair.variant != champion):
         try:
-            cards = read_cards(tracking_uri, pair)
-            contestant = Contestant(pair, cards, measured_of(tracking_uri, pair), pair.variant == champion)
+            cards, values = read_evaluated(tracking_uri, pair)
+            measured = measured_from(pair, cards["ranker"], values)
+            contestant = Contestant(pair, cards, measured, pair.variant == champion)
             _require_comparable(contestant, found)
         except TowerlineError as error:
             if names:

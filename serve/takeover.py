@@ -105,13 +105,17 @@ class Live:
     async def _follow(
         self, look: Callable[[], str | None], prepare: Callable[[str], Awaitable[Service]], poll_s: float
     ) -> None:
+        silent = False
         while True:
             await asyncio.sleep(poll_s)
             try:
                 champion = await asyncio.to_thread(look)
             except Exception:
-                logger.exception("the registry cannot be asked for the champion; the one that serves goes on")
+                if not silent:
+                    logger.exception("the registry cannot be asked for the champion; the one that serves goes on")
+                silent = True
                 continue
+            silent = False
             if champion is not None:
                 await self.follow(champion, prepare, poll_s)
 

@@ -58,10 +58,20 @@ class Measured:
     """Of `train.user_values`: the values by user that the evaluation's figures are means of."""
 
 
-def judge(challenger: Measured, champion: Measured | None, config: GateConfig) -> GateReport:
-    """Whether `challenger` may become champion. `champion` is None where there is nothing to compare with."""
+def judge(
+    challenger: Measured, champion: Measured | None, config: GateConfig, unusable: str | None = None
+) -> GateReport:
+    """Whether `challenger` may become champion.
+
+    `champion` is None where there is nothing to compare with; `unusable` says so of a champion that there is, but that
+    cannot be served any more: it is no bar to one that can.
+    """
     checks = absolute_checks(challenger.evaluation, config)
     comparable = True
+    if unusable is not None:
+        checks.append(
+            Check(words=f"nothing to compare with, for the champion cannot be served: {unusable}", passed=True)
+        )
     if champion is not None:
         same = same_questions(challenger, f"champion {champion.variant}", champion)
         comparable = same.passed
@@ -187,4 +197,5 @@ def _segment(name: str, both: pl.DataFrame, config: GateConfig) -> Check:
         f"(95 % interval {interval.low:+.4f} to {interval.high:+.4f}); no loss over {config.max_segment_loss:.0%} is "
         "asked for",
         passed=not lost,
+        segment=name,
     )

@@ -41,6 +41,8 @@ class Check(BaseModel):
     words: str
     """What is asked for and what was measured, with the numbers."""
     passed: bool
+    segment: str | None = None
+    """Of the users or items that it is about; None if about all."""
 
     def __str__(self) -> str:
         return f"{'passed' if self.passed else 'FAILED'}: {self.words}"
@@ -63,6 +65,12 @@ class GateReport(BaseModel):
     def passed(self) -> bool:
         """Whether every condition is met."""
         return all(check.passed for check in self.checks)
+
+    def lines(self) -> list[str]:
+        """For people: segments that are no worse, of which there may be many, are one line."""
+        lines = [str(check) for check in self.checks if check.segment is None or not check.passed]
+        fine = [check.segment for check in self.checks if check.segment is not None and check.passed]
+        return lines + ([f"passed: no segment of these is much worse: {', '.join(fine)}"] if fine else [])
 
     @property
     def failed(self) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ The alias `champion` of both registered models is set afterwards, for people who
 `models:/<name>@champion`; nothing here reads it.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import polars as pl
+
 from cluster.errors import TowerlineError
-from train.card import Kind
+from train.card import Kind, ModelCard
 from train.gate import GateConfig, Measured, judge
 from train.ledger import (
     CHAMPION,
@@ -23,10 +24,8 @@ from train.ledger import (
     read_ledger,
     whoami,
 )
-from train.registry import RegisteredPair, find_pair, read_cards, read_user_values, registered_name
+from train.registry import RegisteredPair, find_pair, read_cards, read_evaluated, registered_name
 from train.tracking import connect
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Decision:
     def lines(self) -> list[str]:
         """The decision in words, condition by condition."""
         variant, champion = self.report.variant, self.report.against
-        lines = [str(check) for check in self.report.checks]
+        lines = self.report.lines()
         if self.entry is None:
             stays = f"{champion} stays champion" if champion else "there is no champion"
             how = f"python -m jobs.promote_model --dataset {self.dataset} --variant {variant} --force REASON"
@@ -66,7 +65,8 @@ def promote(
     ledger = read_ledger(tracking_uri, dataset)
     if ledger.champion == pair.variant:
         raise TowerlineError(f"variant {pair.variant} is champion of data set {dataset!r} already")
-    report = judge(challenger, _present(tracking_uri, ledger), config or GateConfig())
+    champion, unusable = _present(tracking_uri, ledger)
+    report = judge(challenger, champion, config or GateConfig(), unusable)
     if not report.passed and force is None:
         return Decision(dataset, report, None)
     reason = None if report.passed else force
@@ -76,10 +76,15 @@ def promote(
 
 def measured_of(tracking_uri: str, pair: RegisteredPair) -> Measured:
     """What is known of a registered variant. Raises TowerlineError if it cannot be served by this code."""
-    card = read_cards(tracking_uri, pair)["ranker"]
+    cards, values = read_evaluated(tracking_uri, pair)
+    return measured_from(pair, cards["ranker"], values)
+
+
+def measured_from(pair: RegisteredPair, card: ModelCard, values: pl.DataFrame) -> Measured:
+    """The same, of what was read. Raises TowerlineError if it was never evaluated."""
     if card.evaluation is None:
         raise TowerlineError(f"variant {pair.variant} of data set {pair.dataset!r} was registered without evaluation")
-    return Measured(pair.variant, card.data_version, card.evaluation, read_user_values(tracking_uri, pair))
+    return Measured(pair.variant, card.data_version, card.evaluation, values)
 
 
 def roll_back(tracking_uri: str, dataset: str, to: str | None = None) -> Entry:
@@ -115,16 +120,14 @@ def _target(ledger: Ledger, to: str | None) -> str:
     return found[0]
 
 
-def _present(tracking_uri: str, ledger: Ledger) -> Measured | None:
-    """What is known of the champion; None if there is none, or none that this code could serve."""
+def _present(tracking_uri: str, ledger: Ledger) -> tuple[Measured | None, str | None]:
+    """What is known of the champion, if there is one, or why this code could not serve it."""
     if ledger.champion is None:
-        return None
+        return None, None
     try:
-        pair = find_pair(tracking_uri, ledger.dataset, ledger.champion)
-        return measured_of(tracking_uri, pair)
+        return measured_of(tracking_uri, find_pair(tracking_uri, ledger.dataset, ledger.champion)), None
     except TowerlineError as error:
-        logger.warning("the present champion cannot be served, so there is nothing to compare with: %s", error)
-        return None
+        return None, str(error)
 
 
 def _write(

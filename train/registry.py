@@ -165,12 +165,9 @@ def load_pair(tracking_uri: str, pair: RegisteredPair) -> LoadedModels:
             retrieval = RetrievalModel.load(folders["two-tower"], np.load(folders["two-tower"] / INDEX_FILE))
             ranking = RankingModel.load(folders["ranker"])
             items = pl.read_parquet(folders["two-tower"] / CATALOGUE_FILE)
-        except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
-            # The files are those that were registered, so it is the code that has changed.
-            raise TowerlineError(
-                f"variant {pair.variant} of data set {pair.dataset!r} cannot be read by this code ({error}); train "
-                f"again, or use the code of commit {cards['two-tower'].git_commit}"
-            ) from error
+        except UNREADABLE as error:
+            what = f"variant {pair.variant} of data set {pair.dataset!r}"
+            raise _of_other_code(what, cards["two-tower"], error) from error
     return LoadedModels(pair.variant, retrieval, ranking, items, cards, pair.versions)
 
 
@@ -192,17 +189,18 @@ def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, Mo
     Raises:
         TowerlineError: there is none, or where `load_pair` does.
     """
-    folder = _folder(_challenger(tracking_uri, dataset), dataset, tracking_uri)
-    card = read_card(folder)
-    try:
-        return RetrievalModel.load(folder), card
-    except UNREADABLE as error:
-        raise _of_other_code(f"the challenger of data set {dataset!r}", card, error) from error
+    with _artifact(_challenger(tracking_uri, dataset), dataset, tracking_uri) as folder:
+        card = read_card(folder)
+        try:
+            return RetrievalModel.load(folder), card
+        except UNREADABLE as error:
+            raise _of_other_code(f"the challenger of data set {dataset!r}", card, error) from error
 
 
 def challenger_card(tracking_uri: str, dataset: str) -> ModelCard:
     """The card of that two-tower, without the model. Raises TowerlineError where `load_challenger` does."""
-    return read_card(_folder(_challenger(tracking_uri, dataset), dataset, tracking_uri))
+    with _artifact(_challenger(tracking_uri, dataset), dataset, tracking_uri) as folder:
+        return read_card(folder)
 
 
 def _register(run: TrackedRun, folder: Path, card: ModelCard, alias: str | None) -> str:
@@ -281,6 +279,12 @@ def _artifact(version: "ModelVersion", dataset: str, tracking_uri: str) -> Itera
             if present[name] != digest:
                 raise _unusable(version, dataset, f"holds another {name} than was registered (cut short or altered)")
         yield folder
+
+
+def _of_other_code(what: str, card: ModelCard, error: Exception) -> TowerlineError:
+    return TowerlineError(
+        f"{what} cannot be read by this code ({error}); train again, or use the code of commit {card.git_commit}"
+    )
 
 
 def _unusable(version: "ModelVersion", dataset: str, problem: str) -> TowerlineError:

@@ -1,12 +1,19 @@
 """Registered variants side by side, and the ledger as people read it: the jobs themselves over a real registry."""
 
 import json
+import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -19,6 +26,8 @@ from jobs.model_comparison import compare, tables_of
 from tests.train.told import Told, catalogue, told_cases
 from train.card import Kind, ModelCard
 from train.evaluation import Measurements, measure
+from train.ledger import read_ledger
+from train.promotion import promote, roll_back
 from train.protocols import LeaveOneOut
 from train.registry import register_ranking, register_retrieval
 from train.tracking import TrackingTarget, start_run
@@ -75,6 +84,36 @@ def register(settings: Settings, variant: str, measurements: Measurements, learn
         register_ranking(run, Nothing(), card("ranker"), measurements.values)  # type: ignore[arg-type]
 
 
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """The address of a tracking server that keeps the artifacts itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    host, _, port = address.partition(":")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen([*command, *stores], stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(f"http://{address}/health"):
+            assert server.poll() is None, (folder / "server.log").read_text()
+            assert time.monotonic() < deadline, (folder / "server.log").read_text()
+            time.sleep(0.2)
+        yield f"http://{address}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """`aaaa`, the champion, and `bbbb`, which is better; `cccc` was measured by another protocol."""
@@ -88,6 +127,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture
 def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Run":
     monkeypatch.setenv("TOWERLINE_HOME", str(settings.home))
+    monkeypatch.setenv("TOWERLINE_MLFLOW_TRACKING_URI", settings.mlflow_tracking_uri)
     return Run(capsys)
 
 
@@ -172,7 +212,8 @@ def test_the_differences_are_paired(settings: Settings) -> None:
     (paired,) = [table for table in tables if table.title.startswith("Paired differences to aaaa1111")]
     (ndcg,) = [row for row in paired.rows if row[0] == "ndcg@10"]
     mean, low, high = (float(number.strip("[],")) for number in ndcg[1].split())
-    assert low < mean == pytest.approx((1 - 1 / np.log2(3)) / 2, abs=1e-4) < high
+    assert mean == pytest.approx((1 - 1 / np.log2(3)) / 2, abs=1e-4)
+    assert low < mean < high
     for table in tables:
         assert {len(row) for row in table.rows} == {len(table.heads)}
 
@@ -186,6 +227,22 @@ def test_variants_of_two_protocols_are_not_compared_when_named(settings: Setting
         compare(settings.tracking_uri, "shop", ["dddd"])
     with pytest.raises(TowerlineError, match=r"no variant of data set 'shoes'; `python -m jobs.train_ranking"):
         compare(settings.tracking_uri, "shoes", [])
+
+
+@pytest.mark.cluster
+def test_a_server_keeps_ledger_and_artifacts_too(tmp_path: Path) -> None:
+    with mlflow_server(tmp_path) as address:
+        settings = Settings(home=tmp_path, mlflow_tracking_uri=address)
+        register(settings, "aaaa1111", measured(LATE), 0.001)
+        register(settings, "bbbb2222", measured(RIGHT), 0.002)
+        for variant in ("aaaa", "bbbb"):
+            assert promote(address, "shop", variant).report.passed
+        assert read_ledger(address, "shop").champion == "bbbb2222"
+        assert roll_back(address, "shop").to_variant == "aaaa1111"
+        assert [entry.number for entry in read_ledger(address, "shop").entries] == [1, 2, 3]
+        shutil.rmtree(next((tmp_path / "artifacts").rglob("user_values.parquet")).parent)
+        with pytest.raises(TowerlineError, match=r"of model 'shop-ranker': its artifact at .* is missing or cannot be"):
+            compare(address, "shop", ["aaaa", "bbbb"])
 
 
 @pytest.mark.parametrize("job", ["compare_models", "list_promotions", "promote_model", "rollback_model"])

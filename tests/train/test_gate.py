@@ -60,7 +60,9 @@ def test_better_everywhere_and_within_all_bounds_passes() -> None:
         "two-tower + ranker NDCG@10 0.1200 must not fall below the two-tower's 0.1000",
     ]
     assert words[3].startswith("ndcg@10 is +0.0200 against champion old (95 % interval +0.0200 to +0.0200, 200 users)")
-    assert [word.split()[1] for word in words if word.startswith("segment")] == ["cold", "warm", "tail"]
+    assert [check.segment for check in report.checks if check.segment] == ["cold", "warm", "tail"]
+    assert report.lines()[-1] == "passed: no segment of these is much worse: cold, warm, tail"
+    assert len(report.lines()) == len(words) - 2
 
 
 def test_a_tie_is_not_better() -> None:

@@ -29,7 +29,7 @@ from train.registry import (
     load_champion,
     load_pair,
     newest_pair,
-    read_user_values,
+    read_evaluated,
     register_ranking,
     register_retrieval,
     registered_name,
@@ -151,7 +151,8 @@ def test_an_empty_registry_names_the_job_to_run(
 def test_a_registered_pair_does_not_serve_before_it_is_promoted(path: DonePath, register: Register) -> None:
     uri = path.workflow.settings.tracking_uri
     first = register("promotion")
-    with pytest.raises(TowerlineError, match="no champion of data set 'promotion'"):
+    message = "no champion of data set 'promotion'; 1 variants wait to be promoted with .*promote_model"
+    with pytest.raises(TowerlineError, match=message):
         load_champion(uri, "promotion")
     promote(uri, "promotion", first.variant)
     second = register("promotion")
@@ -243,7 +244,7 @@ def test_what_this_code_cannot_read_names_the_commit_that_can(
 
 
 def test_the_values_by_user_come_back(path: DonePath) -> None:
-    values = read_user_values(path.workflow.settings.tracking_uri, path.pair)
+    _, values = read_evaluated(path.workflow.settings.tracking_uri, path.pair)
     assert values.equals(path.measured.values)
 
 
