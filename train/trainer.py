@@ -12,6 +12,7 @@ workers, and a finished one is simply read.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from cluster.files import write_atomically
-from train.checkpoint import Checkpoints, read_best_weights
+from train.checkpoint import BrokenCheckpointError, Checkpoints, read_best_weights
 from train.communicator import SingleProcess
 from train.loop import EpochResult, FitConfig, TrainingTask
 from train.progress import Follower
@@ -31,6 +32,8 @@ from train.scaling import Scaling, Work
 from train.tracking import TrackingTarget, start_run
 
 FINISHED_FILE = "finished.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def delete_run(name: str, storage: Path) -> None:
 
 
 def _read_finished(folder: Path, fit: FitConfig) -> TrainedModel | None:
-    """The finished training in `folder`, if there is one and it was to last as long."""
+    """The finished training in `folder`, if there is one, it was to last as long and its result is whole."""
     path = folder / FINISHED_FILE
     if not path.exists():
         return None
@@ -116,7 +119,11 @@ def _read_finished(folder: Path, fit: FitConfig) -> TrainedModel | None:
     if marker["fit"] != fit.model_dump():
         return None
     checkpoint = folder / marker["checkpoint"]
-    return TrainedModel(*read_best_weights(checkpoint), checkpoint, marker["run_id"])
+    try:
+        return TrainedModel(*read_best_weights(checkpoint), checkpoint, marker["run_id"])
+    except BrokenCheckpointError as error:
+        logger.warning("%s; the training is gone on with", error.what)
+        return None
 
 
 def _train_here(work: Work, follower: Follower) -> None:

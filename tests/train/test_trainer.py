@@ -1,3 +1,4 @@
+import os
 import re
 import signal
 import socket
@@ -254,6 +255,22 @@ def test_more_epochs_of_a_finished_training_are_added(alone: TrainedModel, tmp_p
     assert trained.run_id is not None
     points = connect(uri).get_metric_history(trained.run_id, "loss")
     assert [point.step for point in points] == [0, 1, 2, 3], "a resumed training shows its whole curve"
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_finished_training_whose_result_was_cut_short(alone: TrainedModel, tmp_path: Path, cut: int) -> None:
+    """It is gone on with from the checkpoint before; with that one cut short too, the files are named."""
+    run = Run(tmp_path)
+    checkpoint = run.train(ALONE).checkpoint
+    for folder in sorted(checkpoint.parent.glob("checkpoint_*"))[-cut:]:
+        os.truncate(folder / "model.safetensors", 100)
+    if cut == 2:
+        with pytest.raises(TowerlineError, match=rf"{checkpoint}/model.safetensors: not a readable checkpoint"):
+            run.train(ALONE)
+        return
+    again = run.train(ALONE)
+    torch.testing.assert_close(again.weights, alone.weights, rtol=0, atol=0)
+    assert [epoch.loss for epoch in again.history] == [epoch.loss for epoch in alone.history]
 
 
 def test_an_error_in_progress_is_not_lost(tmp_path: Path) -> None:
