@@ -5,6 +5,7 @@ import polars as pl
 
 from train.candidates import ItemFeatures
 from train.index import Codes, Floats
+from train.models.lightgbm_ranker import LightGBMRanking
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 
@@ -24,7 +25,11 @@ class RankedRecommender:
     """Retrieval, then the ranker over its first candidates; what lies behind them keeps the retrieval order."""
 
     def __init__(
-        self, retrieval: RetrievalModel, ranking: RankingModel, items: ItemFeatures, num_candidates: int
+        self,
+        retrieval: RetrievalModel,
+        ranking: RankingModel | LightGBMRanking,
+        items: ItemFeatures,
+        num_candidates: int,
     ) -> None:
         self._retrieval = retrieval
         self._ranking = ranking
