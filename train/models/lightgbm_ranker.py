@@ -1,8 +1,7 @@
 """LambdaMART, what rankers are often made of: gradient-boosted trees (LightGBM) for comparison with ours.
 
 Burges, "From RankNet to LambdaRank to LambdaMART" (2010). It reads the dense features of `train.models.ranker`, from
-the same candidate lists, and neither attributes nor item ids. `lightgbm` is installed with the `dev` extra: nothing
-that serves needs it.
+the same candidate lists, and neither attributes nor item ids.
 """
 
 from pathlib import Path
