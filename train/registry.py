@@ -272,7 +272,8 @@ def _artifact(version: "ModelVersion", dataset: str, tracking_uri: str) -> Itera
             registered = json.loads((folder / CONTENTS_FILE).read_bytes())
             present = _digests(folder)
         except (MlflowException, OSError, ValueError) as error:
-            raise _unusable(version, dataset, f"is missing or cannot be read ({error})") from error
+            in_one_line = " ".join(str(error).split())
+            raise _unusable(version, dataset, f"is missing or cannot be read ({in_one_line})") from error
         for name, digest in registered.items():
             if name not in present:
                 raise _unusable(version, dataset, f"lacks the file {name}")
