@@ -175,7 +175,7 @@ def test_the_report_of_a_training(tmp_path: Path) -> None:
     report = report_of(ReportClock("train_retrieval"), workflow, config, evaluation, curves)
     assert report.name == "train_retrieval"
     assert report.config == config.model_dump(mode="json")
-    assert report.protocol == "in words"
+    assert report.protocol == "h: in words"
     assert report.data_version == planted.dataset.manifest.data_version
     speed = {"samples_per_s/two-tower": 250.0, "data_wait/two-tower": 0.1}
     assert report.figures == evaluation.figures | speed

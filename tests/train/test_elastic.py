@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import ValidationError
 
+from cluster.errors import TowerlineError
 from tests.train.toy_task import ToyConfig, begun, build_toy, lineage, undisturbed, wait_until
 from train.checkpoint import read_best_weights
 from train.loop import FitConfig
@@ -180,26 +183,49 @@ def test_workers_nodes_and_the_driver_come_and_go(tmp_path: Path) -> None:
         assert weights[name].numpy() == pytest.approx(weight.numpy(), rel=1e-2, abs=1e-3)
 
 
-def test_an_elastic_training_takes_what_is_free_and_leaves_the_rest(ray_session: "RaySession", tmp_path: Path) -> None:
+@pytest.fixture
+def two_free(ray_session: "RaySession") -> Iterator[int]:
+    """The CPUs of the session, of which all but two are held by someone else."""
     assert ray_session
     import ray
 
     total = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
     holder: Any = ray.remote(num_cpus=total - 2)(Holder).remote()
-    ray.get(holder.hold.remote(), timeout=60)
-    try:
-        trained = train_distributed(
-            build_toy,
-            ToyConfig(notes=tmp_path),
-            FIT,
-            Scaling(num_workers=(1, total)),
-            name="toy",
-            storage=tmp_path / "runs",
-        )
-    finally:
-        ray.kill(holder)
+    ray.get(holder.hold.remote(), timeout=120)
+    yield total
+    ray.kill(holder)
+
+
+def test_an_elastic_training_takes_what_is_free_and_leaves_the_rest(two_free: int, tmp_path: Path) -> None:
+    scaling = Scaling(num_workers=(1, two_free))
+    config = ToyConfig(notes=tmp_path)
+    trained = train_distributed(build_toy, config, FIT, scaling, name="toy", storage=tmp_path / "runs")
     assert len(trained.history) == FIT.epochs
     assert {place["size"] for place in Notes(tmp_path).places()} == {"2"}
+
+
+def test_room_for_less_than_the_fewest_is_waited_for_and_then_refused(two_free: int) -> None:
+    from ray.train.v2.api.config import ScalingConfig
+
+    from train.elastic import FreeResourcesPolicy
+
+    workers = (3, two_free)
+    config = ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1.0})
+    policy = FreeResourcesPolicy(config, Scaling(num_workers=workers), "toy", patience_s=0.2)
+    policy.after_controller_start(SimpleNamespace(run_id="waits"))  # type: ignore[arg-type]
+    try:
+        assert type(policy.make_decision_for_non_running_worker_group()).__name__ == "NoopDecision"
+        with pytest.raises(TowerlineError, match=r"num_workers=\(3, \d+\) workers with 1 CPU each.*\(2 free\)"):
+            policy.make_decision_for_non_running_worker_group()
+    finally:
+        policy.before_controller_abort()
+
+
+def test_fewest_and_most_are_in_order() -> None:
+    with pytest.raises(ValidationError, match=r"num_workers is \[3, 2\], expected the fewest and the most"):
+        Scaling(num_workers=(3, 2))
+    assert Scaling.model_validate({"num_workers": [1, 4]}).elastic
+    assert not Scaling(num_workers=4).elastic
 
 
 class Holder:
