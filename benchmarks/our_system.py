@@ -41,7 +41,7 @@ from train.ranking import RankingConfig, TrainedRanking, moment_t1, ranking_task
 from train.recommender import Recommends
 from train.retrieval import RetrievalConfig, TrainedRetrieval, retrieval_task, train_retrieval
 from train.scaling import Scaling
-from train.training_rows import TRAIN_SPLIT, TrainingRows
+from train.training_rows import TrainingRows
 from train.vocabulary import UNKNOWN, Vocabulary
 from tune.space import apply
 
@@ -83,6 +83,7 @@ class OurSystem:
             raise TowerlineError(f"data set {self._dataset.name!r} was changed while it was measured; run it again")
         protocol: TypeAdapter[AnyProtocol] = TypeAdapter(AnyProtocol)
         self._protocol = protocol.validate_json(task.extra["protocol"])
+        self._train_split = TrainingRows(protocol=self._protocol)
         self._examples = Path(task.extra["examples"])
         self._store = Path(task.extra["trained"])
         self.seconds_before = 0.0
@@ -118,7 +119,7 @@ class OurSystem:
             recommends: Recommends = source
             return recommends
         if name == "two_tower":
-            return TwoTowerRecommender(self._retrieval(self._retrieval_config(settings), TRAIN_SPLIT).model)
+            return TwoTowerRecommender(self._retrieval(self._retrieval_config(settings), self._train_split).model)
         if name == "two_tower_ranker":
             return self._pair(self._retrieval_config(settings["two_tower"]), self._ranking_config(settings[name]))
         raise TowerlineError(f"there is no system {name!r} of ours")
@@ -149,10 +150,10 @@ class OurSystem:
 
     def _pair(self, retrieval_config: RetrievalConfig, config: RankingConfig) -> Recommends:
         """Retrieval; retrieval on the past, which finds the ranker's candidates; the ranker."""
-        retrieval = self._retrieval(retrieval_config, TRAIN_SPLIT)
-        examples = read_examples(self._examples)
+        retrieval = self._retrieval(retrieval_config, self._train_split)
+        examples = self._protocol.assign(read_examples(self._examples))
         fixed = retrieval_config.fit.model_copy(update={"epochs": retrieval.best_epoch + 1, "metric": None})
-        past = TrainingRows(before=moment_t1(examples, config.past_share))
+        past = TrainingRows(protocol=self._protocol, before=moment_t1(examples, config.past_share))
         past_retrieval = self._retrieval(retrieval_config.model_copy(update={"fit": fixed}), past)
         known = OfTraining(**vars(self._dataset), training=self.training)
         name = f"ranking-{_digest(retrieval_config.model_dump_json(), config.model_dump_json())}"

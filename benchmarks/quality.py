@@ -21,7 +21,7 @@ import polars as pl
 
 from benchmarks.environments import python_from
 from benchmarks.quality_problem import Problem
-from benchmarks.quality_report import print_problem, print_search, print_tests, write_picture
+from benchmarks.quality_report import print_problem, print_settings, print_tests, print_trials, write_picture
 from benchmarks.quality_runs import Processes, Run
 from benchmarks.quality_scores import Comparison, compare, figures_of, paired_figures, validation_score
 from benchmarks.quality_search import Found, Trial, read_settings, search, with_base, write_settings
@@ -90,16 +90,15 @@ def main(arguments: list[str]) -> None:
     found = read_settings(dataset.name, list(SYSTEMS.values()))
     bench = Bench(asked.parallel)
     if asked.search:
-        found |= bench.search(systems, problems[SEARCHED_ON], asked.trials, found)
-        print_search(found)
+        results = bench.search(systems, problems[SEARCHED_ON], asked.trials, found)
+        print_trials(results)
+        found |= results
         words = f"{asked.trials} trials each, on the validation events of: {problems[SEARCHED_ON].protocol.words}"
-        print(f"settings: {write_settings(dataset.name, found, words)}")
+        print(f"settings: {write_settings(dataset.name, results, words)}")
     seeds = dict.fromkeys(asked.protocols, asked.other_seeds) | {asked.protocols[0]: asked.seeds}
     runs = bench.run(systems, {problems[name]: count for name, count in seeds.items()}, found)
     comparisons = {name: compare(problems[name], runs[name]) for name in asked.protocols}
-    unsearched = [each.name for each in systems if each.space and not found[each.name].trials]
-    if unsearched:
-        print(f"not searched on this data set, so as their authors set them: {', '.join(unsearched)}; SEARCH=1 does it")
+    print_settings(found, asked.systems)
     report(clock, places, asked, comparisons, found)
 
 
@@ -116,11 +115,13 @@ def opened(places: Places, name: str) -> Dataset:
 
 def prepared(places: Places, dataset: Dataset, protocols: set[str]) -> dict[str, Problem]:
     """The problems as files. Ray is started if the examples have to be built."""
-    built = examples_folder(places.home, dataset)
+    examples = examples_folder(places.home, dataset)
     with ExitStack() as session:
-        build_examples(dataset, built, run=on_ray_when_needed(places, session))
+        build_examples(dataset, examples, run=on_ray_when_needed(places, session))
     root = places.home / "bench" / "quality" / dataset.name
-    problems = {name: Problem(name, dataset, PROTOCOLS[name], built, root) for name in PROTOCOLS if name in protocols}
+    problems = {
+        name: Problem(name, dataset, PROTOCOLS[name], examples, root) for name in PROTOCOLS if name in protocols
+    }
     for problem in problems.values():
         problem.prepare()
     return problems

@@ -69,15 +69,27 @@ def goals(figures: Mapping[str, float], systems: Sequence[str]) -> list[str]:
     return sentences
 
 
-def print_search(found: Mapping[str, Found]) -> None:
-    """What was searched, and every trial."""
+def print_settings(found: Mapping[str, Found], systems: Sequence[str]) -> None:
+    """What every system was searched for, how often, and what came of it."""
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    for name in systems:
+        space, trials = SYSTEMS[name].space, len(found[name].trials)
+        if not space:
+            continue
+        searched = f"best of {trials} trials" if trials else "NOT SEARCHED on this data set (SEARCH=1 does it)"
+        ranges = "; ".join(f"{key} {_ranged(dimension)}" for key, dimension in space.items())
+        chosen = ", ".join(f"{key} {_short(value)}" for key, value in found[name].settings.items())
+        out.print(f"{name}: {searched} over {ranges}: {chosen}")
+
+
+def print_trials(found: Mapping[str, Found]) -> None:
+    """Every trial."""
     out = Console(highlight=False, markup=False, soft_wrap=True, width=WIDTH)
     for name, each in found.items():
         if not each.trials:
             continue
         space = SYSTEMS[name].space
-        out.print(f"\n{name}: {'; '.join(f'{key} {_ranged(dimension)}' for key, dimension in space.items())}")
-        table = Table("trial", f"validation {MAIN}", "seconds", *space, box=rich.box.SIMPLE_HEAD)
+        table = Table(name, f"validation {MAIN}", "seconds", *space, box=rich.box.SIMPLE_HEAD)
         for number, trial in enumerate(each.trials, start=1):
             values = [_short(trial.settings[key]) for key in space]
             mark = " *" if trial.settings == each.settings else ""

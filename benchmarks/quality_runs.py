@@ -42,9 +42,15 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where its answer is or will be."""
-        decisive = json.dumps([self.settings, code_fingerprint(self.system.peer)], sort_keys=True)
+        decisive = json.dumps([self.settings, self._fingerprint], sort_keys=True)
         digest = hashlib.sha256(decisive.encode()).hexdigest()[:10]
         return self.problem.folder / "runs" / f"{self.system.name}-{self.target}-s{self.seed}-{digest}"
+
+    @property
+    def _fingerprint(self) -> str:
+        """Of code and libraries and, for ours, of the features."""
+        code = code_fingerprint(self.system.peer)
+        return code if self.system.peer else f"{code}-{self.problem.examples.parent.name}"
 
     def finished(self) -> bool:
         """Whether the answer is there."""
@@ -63,7 +69,7 @@ class Run:
             "data_version": problem.dataset.manifest.data_version,
             "protocol": problem.protocol.model_dump_json(),
             "examples": str(problem.examples),
-            "trained": str(problem.folder / "trained" / code_fingerprint(self.system.peer)),
+            "trained": str(problem.folder / "trained" / self._fingerprint),
         }
         return Task(
             run=str(self.folder),

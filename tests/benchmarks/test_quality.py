@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import quality
+from benchmarks import our_system, quality
 from benchmarks.our_system import RANKING, RETRIEVAL, SOURCES, OurSystem
 from benchmarks.peers.contract import EVENT_COLUMNS, Task, checkable
 from benchmarks.quality import Bench
@@ -23,7 +23,8 @@ from benchmarks.quality_scores import best_peer, by_popularity, compare, figures
 from benchmarks.quality_search import Found, Trial, read_settings, search, with_base, write_settings
 from benchmarks.quality_systems import PEERS, SYSTEMS
 from cluster.errors import TowerlineError
-from data.splits import TEST, TRAIN, UNUSED, VALIDATION
+from data.features import with_sequence
+from data.splits import TEST, TRAIN, VALIDATION
 from tests.train.planted import Planted, plant
 from train.protocols import GlobalTime, LeaveOneOut
 from train.vocabulary import UNKNOWN
@@ -73,16 +74,16 @@ def perfect(problem: Problem) -> dict[str, list[str]]:
 
 def test_files_hold_what_the_protocol_says(world: World) -> None:
     for problem in world.problems.values():
-        expected = problem.protocol.assign(pl.read_parquet(world.planted.folder / "date=*/*.parquet"))
+        expected = problem.protocol.assign(with_sequence(world.planted.dataset.events()))
         counts = dict(expected.group_by("split").len().iter_rows())
         for split in (TRAIN, VALIDATION, TEST):
             events = pl.read_parquet(problem.events / f"{split}.parquet")
             assert events.columns == EVENT_COLUMNS
             assert events.height == counts[split]
-    cut = world.problems["leave_one_out_1"]
-    unused = pl.read_parquet(cut.examples / "date=*/*.parquet").filter(pl.col("split") == UNUSED)
     last = pl.read_parquet(world.first.events / "test.parquet")
-    assert set(unused.select("user_id", "item_id").iter_rows()) == set(last.select("user", "item").iter_rows())
+    before = pl.read_parquet(world.problems["leave_one_out_1"].events / "test.parquet")
+    assert set(last["order"]).isdisjoint(before["order"])
+    assert set(before["user"]) == set(last["user"])
 
 
 def test_files_are_written_once(world: World) -> None:
@@ -210,12 +211,29 @@ def test_what_a_seed_does_not_change_runs_once(world: World, monkeypatch: pytest
     assert runs["global_time"]["two_tower_ranker"][0].settings.keys() == {"two_tower", "two_tower_ranker"}
 
 
-def test_the_pair_is_trained_once_and_its_seconds_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import our_system
-
+@pytest.fixture
+def one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, config in (("RETRIEVAL", RETRIEVAL), ("RANKING", RANKING)):
         short = config.fit.model_copy(update={"epochs": 1})
         monkeypatch.setattr(our_system, name, config.model_copy(update={"fit": short}))
+
+
+@pytest.mark.usefixtures("one_epoch")
+@pytest.mark.parametrize("name", ["leave_one_out_1", "global_time"])
+def test_our_models_learn_from_the_training_events_alone(world: World, name: str) -> None:
+    problem, alone, pair = world.problems[name], SYSTEMS["two_tower"], SYSTEMS["two_tower_ranker"]
+    train = pl.read_parquet(problem.events / "train.parquet")
+    found = {alone.name: Found(alone.start | {"two_tower.embedding_dim": 8})}
+    system = OurSystem(Run(pair, problem, with_base(pair, pair.start, found), 0).task(1))
+    ranked = system.recommender()
+    counts = dict(train.group_by("item").len().iter_rows())
+    frequency_I = ranked._retrieval.network.item_frequency_I
+    assert {system.vocabulary.items[code - 1]: int(frequency_I[code]) for code in np.flatnonzero(frequency_I)} == counts
+    assert system.training["sequence"].to_list() == train["order"].to_list()
+
+
+@pytest.mark.usefixtures("one_epoch")
+def test_the_pair_is_trained_once_and_its_seconds_count(world: World) -> None:
     alone, pair = SYSTEMS["two_tower"], SYSTEMS["two_tower_ranker"]
     retrieval = alone.start | {"two_tower.embedding_dim": 8}
     found = {alone.name: Found(retrieval)}
@@ -267,7 +285,8 @@ def test_the_report(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         said = capsys.readouterr().out
         assert said.count(": kept") == kept
     assert "ease (ours)" in said
-    assert "not searched on this data set" in said
+    assert "ease: NOT SEARCHED on this data set" in said
+    assert "regularization 10 to 5000 by orders of magnitude" in said
     reports = world.planted.home / "reports"
     report = json.loads((reports / "bench_quality.json").read_text())
     for metric in ("ndcg@10", "recall@10", "ndcg@10_low", "ndcg@10_high", "seconds"):
