@@ -1,10 +1,13 @@
 """The registered configuration, trained again by another protocol."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cluster.errors import TowerlineError
+from cluster.settings import Settings
 from tests.train.conftest import RANKING, RETRIEVAL, DonePath
 from train.evaluation import evaluate
 from train.protocols import LeaveOneOut, StrongGeneralisation
@@ -26,9 +29,11 @@ def test_where_nothing_is_registered_there_is_nothing_to_refit(path: DonePath) -
 
 @pytest.mark.parametrize("protocol", [LeaveOneOut(cut_off=1), StrongGeneralisation(held_out_share=0.2)])
 def test_a_refitted_pair_has_learnt_and_has_seen_no_answer(
-    path: DonePath, protocol: LeaveOneOut | StrongGeneralisation
+    path: DonePath, protocol: LeaveOneOut | StrongGeneralisation, tmp_path: Path
 ) -> None:
-    workflow = replace(path.workflow, protocol=protocol, progress=None, _names=set())
+    shutil.copy(path.workflow.settings.home / "mlflow.db", tmp_path)
+    settings = Settings(home=tmp_path)
+    workflow = replace(path.workflow, settings=settings, protocol=protocol, progress=None, _names=set())
     contestants = refit(workflow)
     workflow.forget()
     retrieval = contestants.recommenders["two_tower"]._retrieval  # type: ignore[attr-defined]
