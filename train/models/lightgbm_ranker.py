@@ -34,11 +34,11 @@ class LightGBMConfig(BaseModel):
     """At most."""
     patience: PositiveInt = 50
     """Trees without a better NDCG@10 on the validation lists after which no more are grown."""
-    learning_rate: PositiveFloat = 0.03
+    learning_rate: PositiveFloat = 0.05
     """Of each tree."""
-    leaves: Annotated[int, Field(ge=2)] = 15
+    leaves: Annotated[int, Field(ge=2)] = 7
     """Of a tree, at most."""
-    leaf_candidates: PositiveInt = 100
+    leaf_candidates: PositiveInt = 200
     """Candidates in a leaf, at least."""
     threads: PositiveInt = 1
     """Of training and scoring."""
