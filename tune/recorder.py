@@ -13,8 +13,11 @@ from tune.algorithms import FAILED, Halving
 from tune.outcome import TrialOutcome
 from tune.runs import Runs
 from tune.snapshot import Snapshots
+from tune.trial import wait_for_trainings
 
 Progress = Callable[[TrialOutcome], None]
+SECONDS_TO_END = 60.0
+"""So long trainings of ended trials have to let go of their workers."""
 
 
 class Recorder(ray.tune.Callback):
@@ -29,15 +32,20 @@ class Recorder(ray.tune.Callback):
         max_epochs: int,
         *,
         snapshots: Snapshots,
+        trainings: Path | None,
         resumed: bool,
         runs: Runs | None,
         progress: Progress | None,
     ) -> None:
-        """`resumed`: Tune is to read a state that it wrote before."""
+        """`trainings`: folder of the trials' trainings, if they are distributed.
+
+        `resumed`: Tune is to read a state that it wrote before.
+        """
         self.outcomes: dict[int, TrialOutcome] = {}
         self._to_be_restored = resumed
         self._scheduler, self._max_epochs = scheduler, max_epochs
         self._snapshots, self._runs, self._progress = snapshots, runs, progress
+        self._trainings = trainings
         self._started, self._spent_before = time.monotonic(), 0.0
         self._trials_started: dict[int, float] = {}
 
@@ -69,9 +77,16 @@ class Recorder(ray.tune.Callback):
             raise TowerlineError(f"the state of a search cannot be read; delete {self._snapshots.folder} to begin anew")
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
-        """Tune has written its state, if it was time to."""
+        """Tune has written its state, if it was time to.
+
+        When trials have ended and no other one runs, their workers are waited for: the next trial needs their CPUs, and
+        so does what follows the search, after which Tune would kill them and leave their placement group.
+        """
         if trials and trials[0].storage is not None:
             self._snapshots.take(Path(trials[0].storage.experiment_driver_staging_path))
+        ended = all(trial.status in {Trial.TERMINATED, Trial.ERROR} for trial in trials)
+        if self._trainings is not None and ended:
+            wait_for_trainings(self._trainings, SECONDS_TO_END)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial begins, or begins anew."""

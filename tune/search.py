@@ -30,11 +30,7 @@ from tune.resources import concurrent_trials, trial_resources
 from tune.runs import Runs
 from tune.snapshot import Snapshots, write_state_often
 from tune.space import around, start
-from tune.trial import Trial, Trials
-
-logger = logging.getLogger(__name__)
-
-TRAININGS = "trainings"
+from tune.trial import RUNNING_SUFFIX, Trial, Trials
 
 
 def search_model(
@@ -58,45 +54,30 @@ def search_model(
     done = finished_search(task.config, name=name, storage=storage)
     if done is not None:
         return done
-    fit, folder = task.config.fit, storage.absolute() / name
-    metric = _metric(task.config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = space_of(search, task.config)
-    if search.algorithm != "grid":
-        space = around(space, task.config)
-    scheduler, snapshots = Halving(search.max_epochs), Snapshots(folder)
-    suggesting, most = searcher(search, space, start(space, task.config), fit.mode, concurrent_trials(search))
-    resumed = _made_ready(folder, snapshots)
+    folder, fit, metric = storage.absolute() / name, task.config.fit, _metric(task.config)
+    distributed = search.scaling.backend != "none"
+    trials = Trials(task, metric, fit.mode, search.max_epochs, search.scaling, folder / "trainings")
+    scheduler = Halving(search.max_epochs)
+    tune_config = _tune_config(search, task.config, scheduler)
+    snapshots = Snapshots(folder)
+    resumed = _made_ready(folder, snapshots, trials.storage)
     params = search.model_dump(mode="json", exclude_none=True)
     runs = Runs(tracking, params, metric=metric, name=name) if tracking else None
-    recorder = Recorder(
-        scheduler, search.max_epochs, snapshots=snapshots, resumed=resumed, runs=runs, progress=progress
-    )
-    trials = Trials(task, metric, fit.mode, search.max_epochs, search.scaling, folder / TRAININGS)
     with runs or nullcontext():
         if runs is not None and not resumed:
             runs.keep_only([])
-        _run(
-            ray.tune.with_resources(ray.tune.with_parameters(Trial, trials=trials), trial_resources(search)),
-            ray.tune.TuneConfig(
-                metric=BEST,
-                mode=fit.mode,
-                num_samples=most,
-                search_alg=suggesting,
-                scheduler=scheduler,
-                reuse_actors=True,
-            ),
-            ray.tune.RunConfig(
-                name=name,
-                storage_path=str(folder.parent),
-                callbacks=[recorder],
-                stop=Budget(recorder, search.time_budget_s),
-                checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=ray.tune.FailureConfig(max_failures=search.scaling.max_failures),
-                verbose=0,
-            ),
+        recorder = Recorder(
+            scheduler,
+            search.max_epochs,
+            snapshots=snapshots,
+            trainings=trials.storage if distributed else None,
             resumed=resumed,
+            runs=runs,
+            progress=progress,
         )
+        trainable = ray.tune.with_resources(ray.tune.with_parameters(Trial, trials=trials), trial_resources(search))
+        _run(trainable, tune_config, _run_config(search, folder, recorder), resumed=resumed)
         outcome = outcome_of(task.config, metric, fit.mode, recorder.end(), recorder.seconds)
         if outcome is None:
             snapshots.forget()
@@ -104,6 +85,34 @@ def search_model(
     write_outcome(folder, outcome)
     _empty(folder)
     return outcome
+
+
+def _tune_config(search: SearchConfig, config: ModelConfig, scheduler: Halving) -> ray.tune.TuneConfig:
+    space = space_of(search, config)
+    if search.algorithm != "grid":
+        space = around(space, config)
+    concurrent = concurrent_trials(search)
+    suggesting, most = searcher(search, space, start(space, config), config.fit.mode, concurrent)
+    return ray.tune.TuneConfig(
+        metric=BEST,
+        mode=config.fit.mode,
+        num_samples=most,
+        search_alg=suggesting,
+        scheduler=scheduler,
+        reuse_actors=search.scaling.backend == "none",
+    )
+
+
+def _run_config(search: SearchConfig, folder: Path, recorder: Recorder) -> ray.tune.RunConfig:
+    return ray.tune.RunConfig(
+        name=folder.name,
+        storage_path=str(folder.parent),
+        callbacks=[recorder],
+        stop=Budget(recorder, search.time_budget_s),
+        checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+        failure_config=ray.tune.FailureConfig(max_failures=search.scaling.max_failures),
+        verbose=0,
+    )
 
 
 def finished_search(config: ModelConfig, *, name: str, storage: Path) -> SearchOutcome[Any] | None:
@@ -117,9 +126,11 @@ def _metric(config: ModelConfig) -> str:
     return config.fit.metric
 
 
-def _made_ready(folder: Path, snapshots: Snapshots) -> bool:
+def _made_ready(folder: Path, snapshots: Snapshots, trainings: Path) -> bool:
     """Whether the search in `folder` can be gone on with; if not, the folder is empty."""
     if snapshots.put_back():
+        for left in trainings.glob(f"*{RUNNING_SUFFIX}"):
+            left.unlink()
         return True
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

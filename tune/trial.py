@@ -8,6 +8,7 @@ more, for Tune begins it anew.
 import math
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from train.trainer import train_distributed
 from tune.algorithms import BEST, FAILED
 from tune.models import SEARCHABLE, ModelConfig, TaskConfig
 from tune.space import Sample, apply
+
+RUNNING_SUFFIX = ".running"
+"""A file of the trial's name with it is there as long as its training holds what it was given."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,13 @@ class Trial(ray.tune.Trainable):
         self._training = _Training(trial_task(self._trials, sample), self._trials, str(self.trial_id))
 
 
+def wait_for_trainings(storage: Path, seconds: float) -> None:
+    """Return when no trial's training runs, after so many seconds at the latest: one may have died without a word."""
+    deadline = time.monotonic() + seconds
+    while list(storage.glob(f"*{RUNNING_SUFFIX}")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def trial_task(trials: Trials, sample: Sample) -> TaskConfig:
     """What a trial trains: never too patient, for how long it may try is decided by comparison with the others."""
     config: ModelConfig = apply(trials.task.config, sample)
@@ -93,8 +104,10 @@ class _Training:
     def __init__(self, task: TaskConfig, trials: Trials, name: str) -> None:
         self._task, self._trials, self._name = task, trials, name
         self._stop_file = trials.storage / f"{name}.stop"
+        self._running_file = trials.storage / f"{name}{RUNNING_SUFFIX}"
         trials.storage.mkdir(parents=True, exist_ok=True)
         self._stop_file.unlink(missing_ok=True)
+        self._running_file.touch()
         self._told: queue.SimpleQueue[EpochResult | BaseException] = queue.SimpleQueue()
         self._go_on, self._ending = threading.Semaphore(0), False
         self._thread = threading.Thread(target=self._train, name="trial-training", daemon=True)
@@ -129,6 +142,8 @@ class _Training:
             )
         except BaseException as error:  # noqa: BLE001  Tune's thread gets it
             self._told.put(error)
+        finally:
+            self._running_file.unlink(missing_ok=True)
 
     def _tell(self, result: EpochResult) -> None:
         self._told.put(result)
