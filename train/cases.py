@@ -15,7 +15,7 @@ from data.views import USER, views_of
 from train.histories import Histories
 from train.index import Codes
 from train.protocols import EvaluationProtocol
-from train.vocabulary import Vocabulary, encode
+from train.vocabulary import UNKNOWN, Vocabulary, encode
 
 MIN_USERS = 2
 """With fewer there is no interval."""
@@ -23,7 +23,7 @@ MIN_USERS = 2
 
 @dataclass(frozen=True)
 class Training:
-    """What the training events say of every item code (I + 1, `UNKNOWN` first)."""
+    """What the training events say of every item code (I + 1, `UNKNOWN` first, of which nothing is said)."""
 
     events_I: npt.NDArray[np.int64]
     users_I: npt.NDArray[np.int64]
@@ -102,12 +102,13 @@ def _targets(items: pl.Series, vocabulary: Vocabulary) -> list[Codes]:
 
 def _training(events: pl.DataFrame, vocabulary: Vocabulary) -> Training:
     codes = vocabulary.encode_items(events[ITEM_ID])
+    known = codes != UNKNOWN
     users = events[USER_ID].rank("dense").to_numpy().astype(np.int64)
     num_users = int(users.max(initial=0))
     size = vocabulary.num_items + 1
-    pairs = np.unique(codes * (num_users + 1) + users)
+    pairs = np.unique(codes[known] * (num_users + 1) + users[known])
     return Training(
-        np.bincount(codes, minlength=size),
+        np.bincount(codes[known], minlength=size),
         np.bincount(pairs // (num_users + 1), minlength=size),
         num_users,
     )

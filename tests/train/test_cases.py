@@ -80,6 +80,8 @@ def test_an_item_that_the_vocabulary_lacks_is_unknown(planted: Planted, vocabula
     smaller = Vocabulary(tuple(item for item in vocabulary.items if item != vocabulary.items[gone - 1]), (), (), ())
     asked = cases_of(planted, smaller, LeaveOneOut())
     assert asked.targets[0].tolist() == [UNKNOWN]
+    assert asked.training.events_I[UNKNOWN] == asked.training.users_I[UNKNOWN] == 0
+    assert asked.training.events_I.sum() == whole.training.events_I.sum() - whole.training.events_I[gone]
     missing = np.array([codes[0] == gone for codes in whole.targets])
     assert np.array_equal(np.array([codes[0] == UNKNOWN for codes in asked.targets]), missing)
 
