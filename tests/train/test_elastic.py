@@ -73,7 +73,7 @@ cluster.shutdown()
 
 def toy(folder: Path) -> ToyConfig:
     """Long enough for all that happens to it."""
-    return ToyConfig(notes=folder, examples=1000, batch_size=4, step_s=0.05)
+    return ToyConfig(notes=folder, examples=600, batch_size=4, step_s=0.05)
 
 
 class NodesOfACluster:
@@ -176,7 +176,7 @@ def test_workers_nodes_and_the_driver_come_and_go(tmp_path: Path) -> None:
     weights, _, history = read_best_weights(Path(output.split("trained ")[1].strip()))
     (tmp_path / "alone").mkdir()
     alone = train_distributed(
-        build_toy, ToyConfig(examples=1000, batch_size=4), FIT, Scaling(backend="none"), name="alone", storage=tmp_path
+        build_toy, ToyConfig(examples=600, batch_size=4), FIT, Scaling(backend="none"), name="alone", storage=tmp_path
     )
     assert [epoch.loss for epoch in history] == pytest.approx([epoch.loss for epoch in alone.history], rel=1e-3)
     for name, weight in alone.weights.items():
