@@ -22,6 +22,8 @@ from benchmarks.peers.contract import Task, checkable
 
 MOST_EPOCHS = 100
 PATIENCE = 10
+PADDING = 0
+"""Code of what is no item."""
 ITEM = "i"
 """Stands before every id, which could be the word that RecTools pads with."""
 
@@ -42,6 +44,7 @@ class BestEpoch(Callback):  # type: ignore[misc]
         target = batch["y"][:, -1:]
         own = logits.gather(1, target)
         logits.scatter_(1, batch["x"], -torch.inf)
+        logits[:, PADDING] = -torch.inf
         rank = (logits > own).sum(dim=1)
         self.gains.append(torch.where(rank < 10, 1 / torch.log2(rank + 2.0), torch.zeros(())))
 
