@@ -27,12 +27,16 @@ def main(arguments: list[str]) -> None:
 
     from jobs.console import Console
     from jobs.training import read_training_config
+    from train.ledger import read_ledger
     from train.promotion import promote
-    from train.registry import newest_pair
+    from train.registry import find_pair, newest_pair
 
-    gate = read_training_config(asked.config).gate
-    variant = asked.variant or newest_pair(settings.tracking_uri, asked.dataset).variant
-    decision = promote(settings.tracking_uri, asked.dataset, variant, gate, asked.force)
+    gate, address = read_training_config(asked.config).gate, settings.tracking_uri
+    pair = find_pair(address, asked.dataset, asked.variant) if asked.variant else newest_pair(address, asked.dataset)
+    if read_ledger(address, asked.dataset).champion == pair.variant:
+        print(f"variant {pair.variant} is champion of data set {asked.dataset} already")
+        return
+    decision = promote(address, asked.dataset, pair.variant, gate, asked.force)
     Console().decision(decision)
     if decision.entry is None:
         sys.exit(NOT_PROMOTED)

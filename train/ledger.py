@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 ENTRY_TAG = "entry"
 PAGE = 1000
-"""Entries asked for at once."""
+"""Versions asked for at once."""
 
 APPEND_ATTEMPTS = 10
 
@@ -152,20 +152,24 @@ def ledger_name(dataset: str) -> str:
 
 def read_ledger(tracking_uri: str, dataset: str) -> Ledger:
     """The ledger of a data set; empty if nothing was ever promoted."""
-    client = connect(tracking_uri)
+    return Ledger(dataset, _entries(versions_of(connect(tracking_uri), ledger_name(dataset))))
+
+
+def versions_of(client: "MlflowClient", name: str) -> "list[ModelVersion]":
+    """Every version of a registered model, in order; none if there is no such model."""
     versions: list[ModelVersion] = []
     token = None
     while True:
-        page = client.search_model_versions(_of(dataset), PAGE, ["version_number ASC"], token)
+        page = client.search_model_versions(f"name = '{name}'", PAGE, ["version_number ASC"], token)
         versions += page
         token = page.token
         if not token:
-            return Ledger(dataset, _entries(versions))
+            return versions
 
 
 def newest_number(client: "MlflowClient", dataset: str) -> int:
     """Number of the newest entry, in effect or not; 0 if there is none. One small query, for who looks often."""
-    newest = client.search_model_versions(_of(dataset), 1, ["version_number DESC"])
+    newest = client.search_model_versions(f"name = '{ledger_name(dataset)}'", 1, ["version_number DESC"])
     return int(newest[0].version) if newest else 0
 
 
@@ -251,7 +255,3 @@ def _entries(versions: "Sequence[ModelVersion]") -> list[Entry]:
         when = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
         entries.append(Entry(**dict(change), number=number, when=when, in_effect=in_effect))
     return entries
-
-
-def _of(dataset: str) -> str:
-    return f"name = '{ledger_name(dataset)}'"

@@ -20,13 +20,12 @@ import polars as pl
 
 from cluster.errors import TowerlineError
 from train.card import CARD_FILE, KINDS, Kind, ModelCard, read_card
-from train.ledger import read_ledger
+from train.ledger import read_ledger, versions_of
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.tracking import TrackedRun, connect
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER = "challenger"
@@ -99,7 +98,7 @@ def registered_pairs(tracking_uri: str, dataset: str) -> list[RegisteredPair]:
     client = connect(tracking_uri)
     found: dict[str, dict[Kind, ModelVersion]] = {}
     for kind in KINDS:
-        for version in _all_versions(client, f"name = '{registered_name(dataset, kind)}'"):
+        for version in versions_of(client, registered_name(dataset, kind)):
             found.setdefault(version.tags[VARIANT_TAG], {})[kind] = version
     pairs = [RegisteredPair(dataset, variant, models) for variant, models in found.items() if len(models) == len(KINDS)]
     return sorted(pairs, key=lambda pair: int(pair.models["two-tower"].version), reverse=True)
@@ -221,18 +220,6 @@ def _register(run: TrackedRun, folder: Path, card: ModelCard, alias: str | None)
     if alias is not None:
         run.client.set_registered_model_alias(name, alias, version)
     return version
-
-
-def _all_versions(client: "MlflowClient", condition: str) -> "list[ModelVersion]":
-    """Every version that meets the condition, in their order."""
-    versions: list[ModelVersion] = []
-    token = None
-    while True:
-        page = client.search_model_versions(condition, order_by=["version_number ASC"], page_token=token)
-        versions += page
-        token = page.token
-        if not token:
-            return versions
 
 
 def _challenger(tracking_uri: str, dataset: str) -> "ModelVersion":

@@ -164,6 +164,7 @@ def test_the_life_of_a_champion_from_the_command_line(settings: Settings, run: R
     """The first, a refusal with status 1, a promotion, the way back, and the ledger of it all."""
     assert "champion of data set shop: none" in run(list_promotions)
     assert "variant aaaa1111 is champion now (entry 1 of the ledger)" in run(promote_model, "--variant", "aaaa")
+    assert "aaaa1111 is champion of data set shop already" in run(promote_model, "--variant", "aaaa", "--force", "why")
     with pytest.raises(SystemExit) as refused:
         run(promote_model)
     assert refused.value.code == 1
