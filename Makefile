@@ -11,7 +11,7 @@ DATASET ?= movielens-100k
 SEEDS ?= 3
 OTHER_SEEDS ?= 1
 
-.PHONY: install demo serve test test-cluster lint bench-features bench-quality cluster-up cluster-down install-servers
+.PHONY: install demo serve test test-cluster lint bench-features bench-quality bench-train cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -36,6 +36,9 @@ lint: install
 
 bench-features: install ## features beside polars, DuckDB and Feast; SIZES="1m 10m" for less than 50 M events
 	@$(RUN) benchmarks.features --sizes $(SIZES)
+
+bench-train: install ## Horovod beside torch DDP beside a plain loop, and what Horovod's features do; 15 minutes
+	@$(RUN) benchmarks.training --dataset $(DATASET)
 
 bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
 	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search)

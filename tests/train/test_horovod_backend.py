@@ -1,5 +1,6 @@
 """What the backend does before and after training; training itself is in test_trainer.py."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.errors import TowerlineError
-from tests.train.toy_task import ToyConfig, build_toy
+from tests.train.toy_task import ToyConfig, ToyTask, build_toy
+from train.horovod_options import HorovodOptions
 from train.loop import FitConfig
 from train.rendezvous import Rendezvous, assign_slots, find_interface, slot_environment
 from train.scaling import Scaling
@@ -27,7 +29,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.train.toy_task import ToyConfig, build_toy
+from tests.train.toy_task import ToyConfig, ToyTask, build_toy
 from train.loop import FitConfig
 from train.scaling import Scaling
 from train.trainer import train_distributed
@@ -135,3 +137,23 @@ def test_three_workers_on_two_uneven_nodes(tmp_path: Path) -> None:
     assert {path.name.split(",pid")[0] for path in tmp_path.glob("rank=*")} == {
         f"rank={rank},size=3" for rank in range(3)
     }
+
+
+def _note_environment(folder: Path) -> ToyTask:
+    names = ("HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME")
+    (folder / f"rank {os.environ['HOROVOD_RANK']}").write_text(" ".join(os.environ[name] for name in names))
+    return build_toy(ToyConfig())
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_session")
+def test_options_reach_the_workers(tmp_path: Path) -> None:
+    options = HorovodOptions(fusion_threshold_mb=1, cycle_time_ms=2, compression="fp16")
+    fit = FitConfig(epochs=2, metric="error", mode="min", backward_passes_per_step=2)
+    storage = tmp_path / "runs"
+    alone = train_distributed(build_toy, ToyConfig(), fit, Scaling(backend="none"), name="alone", storage=storage)
+    scaling = Scaling(horovod=options)
+    trained = train_distributed(_note_environment, tmp_path, fit, scaling, name="two", storage=storage)
+    assert {(tmp_path / f"rank {rank}").read_text() for rank in (0, 1)} == {f"{2**20} 2"}
+    assert trained.history[-1].loss != alone.history[-1].loss
+    assert trained.history[-1].loss == pytest.approx(alone.history[-1].loss, rel=0.01)
