@@ -31,7 +31,7 @@ class GateConfig(BaseModel):
     metric: str = Field("ndcg@10", min_length=1)
     """What decides."""
 
-    over_popularity: NonNegativeFloat = 1.6
+    over_popularity: NonNegativeFloat = 1.0
     """The two-tower must reach this multiple of popularity's metric."""
 
     max_segment_loss: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -104,8 +104,12 @@ def absolute_checks(evaluation: Evaluation, config: GateConfig | None = None) ->
     ]
     if f"{metric}/{PAIR}" in figures:
         ranked = figures[f"{metric}/{PAIR}"]
+        interval = evaluation.intervals.get(f"{metric}/{PAIR}")
+        highest = ranked if interval is None else interval.high
         words = f"two-tower + ranker {label} {ranked:.4f} must not fall below the two-tower's {two_tower:.4f}"
-        found.append(Check(words=words, passed=ranked >= two_tower))
+        if ranked < two_tower <= highest:
+            words += f", beyond what chance explains (its 95 % interval goes up to {highest:.4f})"
+        found.append(Check(words=words, passed=highest >= two_tower))
     return found
 
 

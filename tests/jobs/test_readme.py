@@ -27,7 +27,8 @@ ENDPOINT = [command for command in COMMANDS if command == "make serve" or comman
 PYTHON = [command for command in COMMANDS if command.startswith("python")]
 LATER_EVENTS = [command for command in PYTHON if re.search("stream_events|check_skew|--appended", command)]
 FEATURES = [command for command in PYTHON if "jobs.build_features" in command]
-OWN_EVENTS = [command for command in PYTHON if command not in {*LATER_EVENTS, *FEATURES}]
+WHO_SERVES = [command for command in PYTHON if re.search("compare_|promote_|list_prom|rollback_", command)]
+OWN_EVENTS = [command for command in PYTHON if command not in {*LATER_EVENTS, *FEATURES, *WHO_SERVES}]
 BENCHMARKS = [command for command in COMMANDS if command.startswith("make bench-")]
 CLUSTER = [command for command in COMMANDS if command.startswith(("make cluster", "ray", "TOWERLINE_RAY_ADDRESS"))]
 RUN_BY_CI = {"make lint", "make test", "make install-servers", "make test-cluster"}
@@ -100,6 +101,7 @@ def test_your_own_events_become_an_endpoint_that_a_stream_feeds(shell: Shell, ka
     *jobs, serve = OWN_EVENTS
     for job in jobs:
         shell.run(job)
+    _promote_and_go_back(shell)
     stream, check_skew, add_appended = LATER_EVENTS
     with shell.started(serve, until="stop with Ctrl-C"):
         with shell.started(stream.replace("127.0.0.1:9092", kafka_bootstrap), until="following") as follower:
@@ -148,6 +150,17 @@ def test_jobs_the_endpoint_and_the_notebook_run_on_a_cluster(shell: Shell, monke
     assert [bool(title) and isinstance(score, float) for title, score in answer] == [True] * 5
     shell.run(down)
     assert not shell.left_behind()
+
+
+def _promote_and_go_back(shell: Shell) -> None:
+    """With a second variant in the registry, which is no better than the first."""
+    (train_ranking,) = [command for command in OWN_EVENTS if "train_ranking" in command]
+    shell.run(train_ranking)
+    compare, promote, listed, roll_back = WHO_SERVES
+    assert "compare_models.html" in shell.run(compare)
+    assert "is champion now" in shell.run(promote)
+    assert "the shop was redesigned" in shell.run(listed)
+    assert "is champion again" in shell.run(roll_back)
 
 
 def _at_our_ports(command: str, shell: Shell) -> str:
