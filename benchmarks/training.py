@@ -47,7 +47,8 @@ def _with(options: HorovodOptions) -> Callable[[BenchTaskConfig], Exchange]:
 EXCHANGES: dict[str, Callable[[BenchTaskConfig], Exchange]] = {
     "horovod/default": _with(HorovodOptions()),
     "ddp/default": lambda task: Exchange(BenchTask, task, "torch"),
-    "horovod/fusion_off": _with(HorovodOptions(fusion_threshold_mb=0)),
+    "horovod/no_buckets": _with(HorovodOptions(bucket_mb=0)),
+    "horovod/no_buckets_no_fusion": _with(HorovodOptions(bucket_mb=0, fusion_threshold_mb=0)),
     "horovod/cycle_5ms": _with(HorovodOptions(cycle_time_ms=5)),
     "horovod/fp16": _with(HorovodOptions(compression="fp16")),
     "horovod/4_passes": lambda task: Exchange(BenchTask, task, backward_passes_per_step=4),

@@ -27,7 +27,7 @@ EXCHANGE_COLUMNS = {
 
 def print_figures(figures: Mapping[str, float]) -> None:
     """The sides, what the exchange of gradients costs them, and the ratios."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=110)
     console.print(_table("training", PLACES, SIDE_COLUMNS, figures))
     console.print(_table("two ranks", exchange_places(figures), EXCHANGE_COLUMNS, figures))
     shown = (*SIDE_COLUMNS, *EXCHANGE_COLUMNS)

@@ -5,11 +5,9 @@ optimizer sees is the mean over ranks, so a loss of (sum over this rank's exampl
 batch) gives the same step for every size, up to floating-point error.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed
@@ -17,7 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cluster.errors import TowerlineError
+from train.gradients import buckets, sparse_embeddings
 from train.horovod_options import HorovodOptions
+from train.optimizer_state import share_optimizer_state
 from train.rendezvous import initialized_horovod
 
 Value = TypeVar("Value")
@@ -114,11 +114,13 @@ class HorovodCommunicator:
     ) -> tuple[nn.Module, Optimizer]:
         """The optimizer's class is replaced by one that averages gradients as they appear in the backward pass.
 
-        Sparse gradients travel as their rows, each once.
+        Dense gradients are handed over by the bucket: by themselves, small ones cost more computing than the exchange.
+        Sparse ones travel as their rows, each once.
         """
         horovod = self._horovod
         horovod.broadcast_parameters(model.state_dict(), root_rank=0)
-        for name in sparse_embeddings(model):
+        sparse = sparse_embeddings(model)
+        for name in sparse:
             model.get_parameter(name).register_hook(torch.Tensor.coalesce)  # type: ignore[no-untyped-call]
         # Horovod builds a new optimizer of the same parameter groups and forgets the state of the old one.
         state = optimizer.state_dict()
@@ -128,9 +130,11 @@ class HorovodCommunicator:
             compression=getattr(horovod.Compression, self._options.compression),
             backward_passes_per_step=backward_passes_per_step,
             op=horovod.Adasum if self._options.reduction == "adasum" else horovod.Average,
+            # Horovod cannot group sparse gradients.
+            groups=None if sparse else buckets(model, self._options.bucket_mb),
         )
         distributed.load_state_dict(state)
-        _share_optimizer_state(self, distributed, self._broadcast_tensor)
+        share_optimizer_state(self, distributed, self._broadcast_tensor)
         return model, distributed
 
     def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -219,7 +223,7 @@ class TorchDistributedCommunicator:
             device_ids=[self.device] if self.device.type == "cuda" else None,
             forward_sync_buffers=False,
         )
-        _share_optimizer_state(self, optimizer, self._broadcast_tensor)
+        share_optimizer_state(self, optimizer, self._broadcast_tensor)
         return wrapped, optimizer
 
     def accumulating(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -250,64 +254,6 @@ class TorchDistributedCommunicator:
         torch.distributed.broadcast(on_device, src=0)
         if on_device is not tensor:
             tensor.copy_(on_device)
-
-
-def sparse_embeddings(model: nn.Module) -> list[str]:
-    """Names of the parameters whose gradients are sparse: of embeddings made with `sparse=True`."""
-    tables = [
-        f"{name}.weight".lstrip(".")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
-    ]
-    return [name for name in tables if model.get_parameter(name).requires_grad]
-
-
-@dataclass(frozen=True)
-class _TensorLike:
-    """Stands for a tensor in an optimizer's state while its shape travels."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    on_cpu: bool
-
-
-def _share_optimizer_state(
-    communicator: Communicator, optimizer: Optimizer, broadcast_tensor: Callable[[torch.Tensor], None]
-) -> None:
-    """Give every rank rank 0's optimizer state, whatever the others hold.
-
-    Horovod's `broadcast_optimizer_state` is not used: it makes missing state by a step with zero gradients, and such
-    a step changes the parameters when there is weight decay.
-    """
-    own = optimizer.state_dict()
-    shapes = {
-        parameter: {name: _shape_of(value) for name, value in values.items()}
-        for parameter, values in own["state"].items()
-    }
-    shapes, groups = communicator.broadcast((shapes, own["param_groups"]))
-    if not shapes and not own["state"]:
-        return
-    state: dict[Any, dict[str, Any]] = {}
-    for parameter, values in shapes.items():
-        state[parameter] = {}
-        for name, value in values.items():
-            state[parameter][name] = value
-            if isinstance(value, _TensorLike):
-                tensor = own["state"][parameter][name] if communicator.rank == 0 else _empty(value, communicator)
-                broadcast_tensor(tensor)
-                state[parameter][name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _shape_of(value: object) -> object:
-    return (
-        _TensorLike(value.shape, value.dtype, value.device.type == "cpu") if isinstance(value, torch.Tensor) else value
-    )
-
-
-def _empty(like: _TensorLike, communicator: Communicator) -> torch.Tensor:
-    """Adam counts its steps on the CPU also when the weights are on a GPU."""
-    return torch.empty(like.shape, dtype=like.dtype, device="cpu" if like.on_cpu else communicator.device)
 
 
 def _local_device(use_gpu: bool, local_rank: int) -> torch.device:

@@ -12,6 +12,10 @@ class HorovodOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    bucket_mb: NonNegativeFloat = 25
+    """MiB of gradients that are handed to Horovod together, as soon as the last of them is there; 0: each by itself.
+    Smaller buckets leave earlier, larger ones cost less computing. Not with sparse gradients."""
+
     fusion_threshold_mb: NonNegativeFloat = 64
     """MiB of gradients, at most, that travel as one message; 0: each parameter's gradient by itself."""
 

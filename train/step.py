@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Optimizer, SparseAdam
 
 from cluster.errors import TowerlineError
-from train.communicator import Communicator, sparse_embeddings
+from train.communicator import Communicator
+from train.gradients import sparse_embeddings
 from train.order import ExampleOrder, Share, random_seed
 
 

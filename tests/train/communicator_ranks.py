@@ -17,7 +17,7 @@ from train.horovod_options import HorovodOptions
 
 HOROVOD = {
     "horovod": HorovodOptions(),
-    "horovod with options": HorovodOptions(fusion_threshold_mb=0, cycle_time_ms=2.5, compression="fp16"),
+    "horovod with options": HorovodOptions(bucket_mb=0, fusion_threshold_mb=0, cycle_time_ms=2.5, compression="fp16"),
 }
 
 STEPS = 5
