@@ -120,7 +120,7 @@ def test_the_comparison_names_its_protocol_and_what_was_asked_for(lines: Lines) 
         ["two_tower", "0.1100", "0.0600", "0.0400", "0.5100"]
     ]
     assert "   protocol abc123, 1,234 users: the last event of each user [bold]" in text
-    assert text[-1].startswith("   FAILED: two-tower NDCG@10 0.0600 is 1.20 x popularity's 0.0500")
+    assert text[-1].startswith("   passed: two-tower NDCG@10 0.0600 is 1.20 x popularity's 0.0500")
 
 
 def test_models_and_columns_keep_their_order() -> None:

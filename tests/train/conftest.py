@@ -14,8 +14,8 @@ from train.evaluation import Evaluation, Measurements
 from train.loop import EpochResult, FitConfig
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.models.two_tower import TwoTower, TwoTowerConfig
-from train.ranking import RankingConfig, TrainedRanking
 from train.promotion import Decision
+from train.ranking import RankingConfig, TrainedRanking
 from train.registry import RegisteredPair
 from train.retrieval import RetrievalConfig, TrainedRetrieval
 from train.scaling import Scaling

@@ -99,4 +99,4 @@ def test_it_ranks_the_candidates_that_our_ranker_ranks(path: DonePath, planted: 
     answers = RankedRecommender(retrieval, ranking, items, 20).recommend(rows, nothing, 20)
     candidates = retrieval.index.search(retrieval.encode_users(rows), 20, nothing)[0]
     np.testing.assert_array_equal(np.sort(answers), np.sort(candidates))
-    assert (answers != candidates).mean() > 0.1
+    assert (answers != candidates).mean() > 0.03
