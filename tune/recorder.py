@@ -1,5 +1,6 @@
 """What a search remembers while it runs: its trials' curves, told to whoever waits and written to MLflow."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from tune.outcome import TrialOutcome
 from tune.runs import Runs
 from tune.snapshot import Snapshots
 from tune.trial import wait_for_trainings
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[TrialOutcome], None]
 SECONDS_TO_END = 60.0
@@ -113,6 +116,10 @@ class Recorder(ray.tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial ended or was stopped."""
         self._end(_number(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """A trial broke and begins again, from its last checkpoint."""
+        logger.warning("trial %d broke and is gone on with: %s", _number(trial), _reason(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """A trial broke; it takes no part in the choice."""

@@ -9,6 +9,7 @@ import math
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ class Trials:
 class Trial(ray.tune.Trainable):
     """A step is an epoch. What a person could act on ends the trial, and is told as its last result."""
 
+    _training: "_Training | None" = None
+
     def setup(self, config: Sample, trials: Trials | None = None) -> None:
         """Called by Tune, which was given `trials` (`ray.tune.with_parameters`)."""
         assert trials is not None
@@ -55,7 +58,13 @@ class Trial(ray.tune.Trainable):
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        """The next epoch, when it is done."""
+        """The next epoch, when it is done.
+
+        The first step begins the training, not `setup`: of two processes that Tune sets up for a trial it may leave
+        one unused.
+        """
+        if self._training is None:
+            self._training = _Training(trial_task(self._trials, self._sample), self._trials, str(self.trial_id))
         news = self._training.next_epoch()
         if isinstance(news, TowerlineError):
             return {BEST: math.nan, FAILED: str(news), "done": True}
@@ -71,17 +80,18 @@ class Trial(ray.tune.Trainable):
 
     def reset_config(self, new_config: Sample) -> bool:
         """Another trial, in this process."""
-        self._training.end()
+        self.cleanup()
         self._begin(new_config)
         return True
 
     def cleanup(self) -> None:
         """The trial is over; returns when its workers are gone, for the next trial needs their CPUs."""
-        self._training.end()
+        if self._training is not None:
+            self._training.end()
 
     def _begin(self, sample: Sample) -> None:
-        self._values: list[float] = []
-        self._training = _Training(trial_task(self._trials, sample), self._trials, str(self.trial_id))
+        self._sample, self._values = sample, list[float]()
+        self._training = None
 
 
 def wait_for_trainings(storage: Path, seconds: float) -> None:
@@ -103,10 +113,10 @@ class _Training:
 
     def __init__(self, task: TaskConfig, trials: Trials, name: str) -> None:
         self._task, self._trials, self._name = task, trials, name
-        self._stop_file = trials.storage / f"{name}.stop"
+        # Of this attempt: what stops an actor that Tune gave up on must not stop the one that goes on in its place.
+        self._stop_file = trials.storage / f"{name}-{uuid.uuid4().hex}.stop"
         self._running_file = trials.storage / f"{name}{RUNNING_SUFFIX}"
         trials.storage.mkdir(parents=True, exist_ok=True)
-        self._stop_file.unlink(missing_ok=True)
         self._running_file.touch()
         self._told: queue.SimpleQueue[EpochResult | BaseException] = queue.SimpleQueue()
         self._go_on, self._ending = threading.Semaphore(0), False

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-TRIALS = 24
+TRIALS = 10
 CONFIG = f"""
 [retrieval]
-batch_size = 8
+batch_size = 16
 [retrieval.two_tower]
 embedding_dim = 16
 history_length = 8
@@ -49,8 +50,11 @@ def ended(output: str) -> dict[str, str]:
 
 def kept_by_tune(home: Path) -> int:
     """Trials that have ended, in the last state that can be gone on with."""
-    states = list(home.glob("runs/*/state/experiment_state-*.json"))
-    return sum(path.read_text().count('\\\\"status\\\\": \\\\"TERMINATED\\\\"') for path in states)
+    for path in home.glob("runs/*/state/experiment_state-*.json"):
+        with suppress(FileNotFoundError):  # It is being replaced.
+            trials = [json.loads(trial) for trial, _ in json.loads(path.read_text())["trial_data"]]
+            return sum(trial["status"] == "TERMINATED" for trial in trials)
+    return 0
 
 
 @pytest.fixture
@@ -61,9 +65,16 @@ def home(tmp_path: Path) -> Path:
 
 
 def job(home: Path) -> subprocess.Popen[str]:
+    """With a git that knows nothing: of the same commit, whatever is committed while the test runs."""
+    git = home.parent / "bin" / "git"
+    git.parent.mkdir(exist_ok=True)
+    git.write_text("#!/bin/sh\nexit 1\n")
+    git.chmod(0o755)
+    path = os.pathsep.join([str(git.parent), os.environ["PATH"]])
+    changes = {"TOWERLINE_HOME": str(home), "TOWERLINE_GIT_COMMIT": "tested", "PATH": path}
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.tune_retrieval", "--dataset", "planted", "--config", home.parent / "search.toml"],
-        env={**os.environ, "TOWERLINE_HOME": str(home), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **changes, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -126,25 +137,21 @@ def assert_runs_once(home: Path, kept: list[str], killed_ms: int) -> None:
 def test_trials_that_are_distributed_trainings_give_their_workers_cpus_back(
     home: Path, ray_session: "RaySession"
 ) -> None:
-    """Room for one trial at a time; the second is stopped by ASHA after its first epoch, the third needs its CPUs."""
+    """Room for one trial at a time; the second, which learns next to nothing, is stopped by ASHA."""
     assert ray_session
     planted = open_dataset(home, "planted")
     task = retrieval_task(planted, build_here(home, planted), RetrievalConfig(batch_size=64, learning_rate=5e-3))
     cpus = ray.cluster_resources()["CPU"]  # type: ignore[no-untyped-call]
     search = SearchConfig(
         algorithm="grid",
-        num_trials=3,
+        num_trials=2,
         max_epochs=4,
-        concurrent_trials=3,
-        space={"learning_rate": {"choices": [5e-3, 1e-7, 4e-3]}},  # type: ignore[dict-item]
+        space={"learning_rate": {"choices": [5e-3, 1e-7]}},  # type: ignore[dict-item]
         scaling=Scaling(backend="torch", cpus_per_worker=cpus / 2, start_timeout_s=300),
     )
     outcome = search_model(task, search, name="distributed", storage=home / "runs")
-    assert [trial.state for trial in outcome.trials][:2] == ["finished", "stopped"]
-    assert len(outcome.trials[0].curve) == 4
-    assert len(outcome.trials[1].curve) < 4
-    assert outcome.trials[2].curve
-    assert not any(trial.error for trial in outcome.trials)
+    assert [trial.state for trial in outcome.trials] == ["finished", "stopped"]
+    assert [len(trial.curve) for trial in outcome.trials] == [4, 1]
     deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU", 0) < cpus:  # type: ignore[no-untyped-call]
         assert time.monotonic() < deadline, "a training holds CPUs after its trial"
