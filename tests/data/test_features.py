@@ -7,12 +7,12 @@ from typing import Any
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from tests.data.temporal.test_point_in_time import NEVER, check, events_of, keys_of
 
 from data import features
 from data.aggregations import Count, LastN, days
 from data.temporal.point_in_time import features_at, features_of
 from data.views import ENTITIES, USER, FeatureView, views_of
+from tests.data.temporal.test_point_in_time import NEVER, check, events_of, keys_of
 
 DAY_US = 86_400_000_000
 
