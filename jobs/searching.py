@@ -48,10 +48,15 @@ def search_config(
 def search_retrieval(workflow: Workflow, config: TrainingConfig, console: Console) -> SearchOutcome[RetrievalConfig]:
     """Search from `config.retrieval`; goes on where an equal search was interrupted, and reads one that was done."""
     search = config.search.retrieval
+    name = workflow.name_of("retrieval-search", _decisive(workflow, config.retrieval, search))
+    done = finished_search(config.retrieval, name=name, storage=workflow.storage)
+    if done is not None:
+        console.say("this search was done before; what it found is read")
+        return done
     return search_model(
         workflow.retrieval_task(config.retrieval),
         search,
-        name=workflow.name_of("retrieval-search", _decisive(workflow, config.retrieval, search)),
+        name=name,
         storage=workflow.storage,
         tracking=workflow.tracking("retrieval search"),
         progress=console.trial,
@@ -70,6 +75,7 @@ def search_ranking(workflow: Workflow, config: TrainingConfig, console: Console)
     name = workflow.name_of("ranking-search", decisive)
     done = finished_search(config.ranking, name=name, storage=workflow.storage)
     if done is not None:
+        console.say("this search was done before; what it found is read")
         return done
     console.say("retrieval on the events before T1, to find the ranker's candidates")
     past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
