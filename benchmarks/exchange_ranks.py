@@ -18,7 +18,13 @@ from torch.optim import Optimizer
 
 from benchmarks.exchange import Exchange, ExchangeCost
 from benchmarks.wire import bytes_sent
-from train.communicator import Communicator, HorovodCommunicator, SingleProcess, TorchDistributedCommunicator
+from train.communicator import (
+    Communicator,
+    HorovodCommunicator,
+    SingleProcess,
+    TorchDistributedCommunicator,
+    end_rank,
+)
 from train.loop import TrainingTask
 from train.order import Share
 from train.step import StepConfig, Steps
@@ -85,3 +91,4 @@ def main(plan: Path, result: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+    end_rank()

@@ -12,7 +12,13 @@ import torch
 from cluster.errors import TowerlineError
 from tests.train.table_task import PASSES, TableConfig, fitted
 from tests.train.toy_task import ToyConfig, ToyTask
-from train.communicator import Communicator, HorovodCommunicator, SingleProcess, TorchDistributedCommunicator
+from train.communicator import (
+    Communicator,
+    HorovodCommunicator,
+    SingleProcess,
+    TorchDistributedCommunicator,
+    end_rank,
+)
 from train.horovod_options import HorovodOptions
 
 HOROVOD = {
@@ -144,6 +150,4 @@ def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
-    # A thread of torch's Gloo may still let go of a tensor after a lost peer. If the interpreter is ending by then, it
-    # ends that thread too, which C++ answers with an abort.
-    os._exit(0)
+    end_rank()
