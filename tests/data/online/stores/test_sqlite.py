@@ -132,31 +132,6 @@ def test_a_version_that_another_one_overtook_is_dropped(
     assert all(name.endswith("_2") for name in tables(path))
 
 
-def append_many(path: Path, events: pl.DataFrame, started: threading.Event) -> None:
-    store = SqliteStore(path, views())
-    started.wait()
-    for row in events.iter_slices(1):
-        store.append_events(row)
-
-
-def test_several_processes_write_and_none_is_lost(path: Path, store: SqliteStore) -> None:
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    shares = [events_of([(f"u{writer}", "x", 1.0, second) for second in range(15)]) for writer in range(2)]
-    writers = [context.Process(target=append_many, args=(path, share, started)) for share in shares]
-    for writer in writers:
-        writer.start()
-    started.set()
-    append_many(path, events_of([("here", "x", 1.0, second) for second in range(15)]), started)
-    for writer in writers:
-        writer.join(60)
-    assert [writer.exitcode for writer in writers] == [0, 0]
-    assert store.appended_events()["source_row"].n_unique() == 45
-    assert store.read(USER, ["u0", "u1", "here"], NOW)["user_event_count"].to_list() == [15] * 3
-    assert store.read(ITEM, ["x"], NOW)["item_event_count"].to_list() == [45]
-    assert counted(store) == 45
-
-
 def append_until_killed(path: Path, events: pl.DataFrame, confirmed: "multiprocessing.Queue[int]") -> None:
     store = SqliteStore(path, views())
     for number, row in enumerate(events.iter_slices(1)):
