@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from data.features import feature_fingerprints
 from jobs import compare_models, list_promotions, promote_model, rollback_model
 from jobs.model_comparison import compare, tables_of
 from tests.pages import Page
+from tests.ports import free_port
 from tests.train.told import Told, catalogue, told_cases
 from train.card import Kind, ModelCard
 from train.evaluation import Measurements, measure
@@ -87,11 +87,9 @@ def register(settings: Settings, variant: str, measurements: Measurements, learn
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """The address of a tracking server that keeps the artifacts itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    host, _, port = address.partition(":")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"]
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen([*command, *stores], stdout=log, stderr=log, cwd=folder, start_new_session=True)

@@ -5,7 +5,6 @@ import csv
 import json
 import random
 import re
-import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from mlflow import MlflowClient
 
 from cluster.provenance import ROOT
 from tests.jobs.shell import Shell
+from tests.ports import free_port
 
 pytestmark = pytest.mark.cluster
 
@@ -39,11 +39,10 @@ SIX_GB = 6 * 10**9
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """One home for all: what one command leaves, the next finds."""
-    ports = _free_ports(2)
     settings = {
         "TOWERLINE_HOME": str(tmp_path_factory.mktemp("home")),
-        "TOWERLINE_SERVE_PORT": str(ports[0]),
-        "TOWERLINE_DASHBOARD_PORT": str(ports[1]),
+        "TOWERLINE_SERVE_PORT": str(free_port()),
+        "TOWERLINE_DASHBOARD_PORT": str(free_port()),
     }
     shell = Shell(tmp_path_factory.mktemp("folder"), settings)
     yield shell
@@ -166,16 +165,6 @@ def _promote_and_go_back(shell: Shell) -> None:
 def _at_our_ports(command: str, shell: Shell) -> str:
     ports = {"8000": "TOWERLINE_SERVE_PORT", "8265": "TOWERLINE_DASHBOARD_PORT"}
     return re.sub(r"(?<=:)(8000|8265)\b", lambda found: shell.settings[ports[found[0]]], command)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _click(bootstrap: str, visitor: str, sku: str) -> None:

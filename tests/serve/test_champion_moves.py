@@ -28,7 +28,8 @@ from serve.config import AppConfig, Replicas
 from serve.graph import RANKED, GraphConfig, run_stages
 from serve.loading import Parts
 from serve.session import running
-from tests.serve.conftest import USERS, free_port, registered
+from tests.ports import free_port
+from tests.serve.conftest import USERS, registered
 from train.ledger import Change, append, read_ledger
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
