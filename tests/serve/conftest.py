@@ -331,7 +331,7 @@ def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
             store=store,
             decisions=decisions,
         )
-        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=60) as client:
+        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=300) as client:
             yield client
 
     return answer
