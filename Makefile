@@ -4,8 +4,9 @@ RUN := .venv/bin/python -m
 # Debian's packages that the tests take servers and tools from.
 SERVERS := curl util-linux redis-server postgresql
 
-# Events in `make bench-features`.
+# `make bench-features`: events, and how often each side runs.
 SIZES ?= 1m 10m 50m
+REPEATS ?= 3
 # `make bench-quality`: which data set, how many seeds (on the protocols beside the first, too); SEARCH=1 searches every system's settings first.
 DATASET ?= movielens-100k
 SEEDS ?= 3
@@ -35,7 +36,7 @@ lint: install
 	@.venv/bin/lint-imports
 
 bench-features: install ## features beside polars, DuckDB and Feast; SIZES="1m 10m" for less than 50 M events
-	@$(RUN) benchmarks.features --sizes $(SIZES)
+	@$(RUN) benchmarks.features --sizes $(SIZES) --repeats $(REPEATS)
 
 bench-train: install ## Horovod beside torch DDP beside a plain loop, and what Horovod's features do; 15 minutes
 	@$(RUN) benchmarks.training --dataset $(DATASET)

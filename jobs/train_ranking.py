@@ -25,12 +25,12 @@ def main(arguments: list[str]) -> None:
     from cluster.session import connect
     from jobs.console import Console
     from jobs.training import found_config, open_workflow, read_training_config, report_of, require_trainable
-    from train.registry import load_challenger
+    from train.registry import challenger_card
 
     clock, console = ReportClock("train_ranking"), Console()
     config = read_training_config(asked.config or found_config(settings, asked.dataset))
     require_trainable(settings, asked.dataset)
-    load_challenger(settings.tracking_uri, asked.dataset)
+    challenger_card(settings.tracking_uri, asked.dataset)
     with connect(settings, log_to_driver=False):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console)
         retrieval, retrieval_config, epochs = workflow.load_challenger()

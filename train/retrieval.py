@@ -20,6 +20,7 @@ from data.splits import VALIDATION
 from train.encoding import encode_users
 from train.histories import Histories
 from train.index import ExactIndex
+from train.lazy_adamw import LazyAdamW
 from train.loop import EpochResult, FitConfig
 from train.metrics.accuracy import hits_of, ndcg_at, recall_at
 from train.models.covisitation import fit_covisitation
@@ -90,10 +91,9 @@ class RetrievalTask:
         self.model.describe_training(self._targets_B, self._users)
 
     def optimizer(self) -> Optimizer:
-        """AdamW over all parameters."""
-        return torch.optim.AdamW(
-            self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
-        )
+        """AdamW over all parameters; with a sparse item table the one that can step on it."""
+        kind = LazyAdamW if self.model.config.sparse_item_table else torch.optim.AdamW
+        return kind(self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
 
     def batch(self, share: Share) -> RetrievalBatch:
         """The examples of a share, and the negatives that all ranks sample together."""

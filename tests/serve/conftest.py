@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +37,7 @@ from serve.stages.ranking import Ranking
 from serve.stages.retrieval import Retrieval
 from serve.takeover import Live
 from serve.variant import Variant
+from tests.ports import free_port
 from train.card import ModelCard
 from train.evaluation import Evaluation
 from train.models.covisitation import fit_covisitation
@@ -244,13 +244,6 @@ def get_as_it_is() -> Callable[[str, str], dict[str, Any]]:
     return get
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def card(kind: Any, history_length: int, variant: str = "variant-a") -> ModelCard:
     return ModelCard(
         kind=kind,
@@ -338,7 +331,7 @@ def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
             store=store,
             decisions=decisions,
         )
-        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=60) as client:
+        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=300) as client:
             yield client
 
     return answer
