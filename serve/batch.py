@@ -5,6 +5,7 @@ return a new batch with their columns filled in; a remote stage receives the bat
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,8 @@ class Call:
     count: int
     recent_items: tuple[str, ...] = ()
     explain: bool = False
+    budget_s: float | None = None
+    """Seconds that it has from its arrival to its answer, if it says so itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,12 @@ class Batch:
 
     explanations: tuple[Mapping[int, str], ...] = ()
     """Per request, item code to sentence."""
+
+    budget_s: float = math.inf
+    """Seconds that the caller of a remote stage waits for it from now on."""
+
+    degraded: tuple[str, ...] = ()
+    """Stages that were skipped, or replaced by their fallback."""
 
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 

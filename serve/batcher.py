@@ -17,9 +17,15 @@ class MicroBatcher(Generic[Item, Result]):
     """
 
     def __init__(
-        self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], max_size: int, in_flight: int
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        max_size: int,
+        in_flight: int,
+        together: Callable[[Item, Item], bool] = lambda _, __: True,
     ) -> None:
+        """`together`: whether an item may be in the batch of the one that has waited longest."""
         self._run = run
+        self._together = together
         self._max_size = max_size
         self._free = in_flight
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -49,10 +55,13 @@ class MicroBatcher(Generic[Item, Result]):
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         """The next requests whose clients still wait for them."""
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        others: list[tuple[Item, asyncio.Future[Result]]] = []
         while self._waiting and len(batch) < self._max_size:
             entry = self._waiting.popleft()
             if not entry[1].done():
-                batch.append(entry)
+                fits = not batch or self._together(batch[0][0], entry[0])
+                (batch if fits else others).append(entry)
+        self._waiting.extendleft(reversed(others))
         return batch
 
     async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:

@@ -32,6 +32,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     415: {"model": Problem, "description": "The body is not declared as JSON"},
     422: {"model": Problem, "description": "A field is missing or invalid; `errors` names it"},
     503: {"model": Problem, "description": "The service cannot answer now"},
+    504: {"model": Problem, "description": "The time for the answer is over"},
 }
 _WITHOUT_BODY: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (422, 503)}
 _UNKNOWN_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such item"}}
@@ -100,7 +101,7 @@ def _add_routes(app: FastAPI, live: Live) -> None:
         with live.serving() as service:
             return await asyncio.to_thread(service.feedback, request)
 
-    @app.get("/healthz", responses={503: _PROBLEMS[503]})
+    @app.get("/healthz", responses={status: _PROBLEMS[status] for status in (503, 504)})
     async def healthz() -> Health:
         """Whether the model answers: this asks it."""
         return await live.health()

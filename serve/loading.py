@@ -71,6 +71,15 @@ class Parts:
                 require_stored_features(card, store.fingerprints())
         return store
 
+    def fallbacks(self) -> dict[StageName, Stage]:
+        """What takes the place of the stages that an answer can do without."""
+        from serve.stages.fallbacks import Popularity, RetrievalOrder
+
+        return {
+            "retrieval": Popularity(self.variant, self._config.graph.candidates),
+            "ranking": RetrievalOrder(self.variant.catalogue),
+        }
+
     def stage(self, name: StageName) -> Stage:
         """A stage, ready to run."""
         graph = self._config.graph

@@ -66,6 +66,7 @@ class Kind(Enum):
     INVALID_FIELD = (HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing or invalid")
     DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "Something broke on our side")
     UNAVAILABLE = (HTTPStatus.SERVICE_UNAVAILABLE, "The service cannot answer now")
+    TOO_LATE = (HTTPStatus.GATEWAY_TIMEOUT, "The time for the answer is over")
 
     @property
     def urn(self) -> str:

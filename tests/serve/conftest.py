@@ -28,14 +28,16 @@ from data.quality.validation import polars_schema
 from data.schema import QUARANTINE
 from serve.batch import Batch, Stage
 from serve.decisions import DecisionLog
-from serve.graph import Graph, GraphConfig, StageName, StageUnavailableError
+from serve.graph import Graph, GraphConfig, StageName
 from serve.http import build_http
 from serve.service import Place, Service
 from serve.stages.facts import GatherFacts
+from serve.stages.fallbacks import Popularity, RetrievalOrder
 from serve.stages.features import Features
 from serve.stages.filter import Filter
 from serve.stages.ranking import Ranking
 from serve.stages.retrieval import Retrieval
+from serve.steps import StageUnavailableError
 from serve.takeover import Live
 from serve.variant import Variant
 from train.card import ModelCard
@@ -228,6 +230,15 @@ def shop_stages(
 
 
 @pytest.fixture(scope="session")
+def shop_fallbacks(shop_variant: Variant) -> dict[StageName, Stage]:
+    """What takes the place of a stage that is skipped."""
+    return {
+        "retrieval": Popularity(shop_variant, GraphConfig().candidates),
+        "ranking": RetrievalOrder(shop_variant.catalogue),
+    }
+
+
+@pytest.fixture(scope="session")
 def get_as_it_is() -> Callable[[str, str], dict[str, Any]]:
     """GET with a client that sends the path untouched; httpx, as a browser, takes `..` for the folder above."""
 
@@ -334,7 +345,7 @@ def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
         service = Service(
             place=Place("shop", "replica-1"),
             variant=shop_variant,
-            graph=Graph(GraphConfig(), make_stages(store), {"explain": no_language_model}),
+            graph=Graph(GraphConfig(budget_s=60), make_stages(store), {"explain": no_language_model}),
             store=store,
             decisions=decisions,
         )

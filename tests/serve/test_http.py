@@ -87,6 +87,14 @@ def test_without_a_language_model_the_answer_says_so_and_is_otherwise_whole(clie
     assert all(item["explanation"] is None for item in answer["items"])
 
 
+def test_a_budget_that_is_too_small_for_any_answer_is_a_problem(client: httpx.Client) -> None:
+    response = client.post("/v1/recommend", json={"user_id": "user 2", "budget_ms": 1})
+    assert response.status_code == 504
+    assert response.json()["type"] == "urn:towerline:problem:too-late"
+    assert "budget_ms" in response.json()["detail"]
+    assert ask(client, user_id="user 2", budget_ms=60_000)["degraded"] == []
+
+
 def test_similar_items_for_ids_with_any_letters(
     client: httpx.Client, odd_item: str, get_as_it_is: Callable[[str, str], dict[str, Any]]
 ) -> None:
