@@ -44,7 +44,7 @@ class Gateway:
         self._live = Live(first.made, self._decisions, first.champion, first.refused)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_http(self._live, self._following)
+        return build_http(self._live, self._following, self._config.request_timeout_s)
 
     async def check_health(self) -> None:
         """Called by Serve: a replica whose model does not answer is replaced."""

@@ -32,7 +32,9 @@ RANKED: tuple[StageName, ...] = ("features", "retrieval", "filter", "ranking")
 """The stages that every answer needs, in order."""
 EXPLAINED: tuple[StageName, ...] = ("facts", "explain")
 """The stages that add the sentences."""
-MAX_BUDGET_S = 60.0
+MAX_BUDGET_S = 30.0
+MAX_REQUESTS = 100
+"""Requests that may come in one; the queue must have room for them."""
 
 
 class GraphConfig(BaseModel):
@@ -53,6 +55,9 @@ class GraphConfig(BaseModel):
     max_batch_size: int = Field(default=64, ge=1)
     """Most requests that are answered together."""
 
+    max_waiting: int = Field(default=256, ge=MAX_REQUESTS)
+    """Most requests that wait for their batch. A further one is refused at once."""
+
     batches_in_flight: int = Field(default=1, ge=1)
     """Batches under way at once. One lets batches grow with load; more pays only where remote stages overlap."""
 
@@ -72,10 +77,17 @@ class GraphConfig(BaseModel):
     explain_timeout_s: float = Field(default=15.0, gt=0)
     """After this many seconds an answer goes out without its sentences."""
 
+    explain_waiting: int = Field(default=64, ge=1)
+    """Most requests that wait for sentences at once. Further ones are answered without."""
+
     def remote(self) -> tuple[StageName, ...]:
         """The stages with a deployment of their own."""
         names: tuple[StageName, ...] = (*RANKED, "explain")
         return tuple(name for name in names if getattr(self, name) == "remote")
+
+    def most_requests(self) -> int:
+        """Most requests that a graph has under way: they wait, are being ranked or are being explained."""
+        return self.max_waiting + self.max_batch_size * self.batches_in_flight + self.explain_waiting
 
     def in_process(self) -> tuple[StageName, ...]:
         """The stages that live in the gateway's replicas."""
@@ -138,8 +150,9 @@ class Graph:
         self._in_process: list[InProcess] = []
         self._steps = self._compose(RANKED, stages, remote, fallbacks or {})
         self._explaining = self._compose(EXPLAINED, stages, remote, {})
+        self._being_explained = 0
         self._batcher = MicroBatcher(
-            self._rank, config.max_batch_size, config.batches_in_flight, together=_Waiting.shares_with
+            self._rank, config.max_batch_size, config.batches_in_flight, _Waiting.shares_with, config.max_waiting
         )
 
     @property
@@ -147,8 +160,12 @@ class Graph:
         """The state of each remote stage's circuit breaker."""
         return {name: breaker.state for name, breaker in self._breakers.items()}
 
+    def require_room(self, count: int = 1) -> None:
+        """Raise QueueFullError if so many more requests may not wait."""
+        self._batcher.require_room(count)
+
     async def recommend(self, call: Call) -> Outcome:
-        """Answer one request.
+        """Answer one request. Whether there is room for it is for its caller to ask.
 
         Raises:
             StageUnavailableError: a stage that every answer needs is gone.
@@ -193,14 +210,18 @@ class Graph:
             batch = await step(batch, deadline)
         wanted = [row for row, call in enumerate(batch.calls) if call.explain]
         explained = None
-        if wanted and batch.item_features.height:
+        if wanted and batch.item_features.height and self._may_explain(len(wanted)):
             explained = asyncio.ensure_future(self._explain_some(batch.select(wanted), deadline))
         return [_Ranked(batch, row, started, explained) for row in range(len(batch))]
+
+    def _may_explain(self, count: int) -> bool:
+        return self._being_explained + count <= self._config.explain_waiting
 
     async def _explain_some(self, batch: Batch, deadline: float) -> Batch | None:
         """The sentences, if they come in time: before `deadline` where the requests brought a budget."""
         if all(call.budget_s is None for call in batch.calls):
             deadline = time.monotonic() + self._config.explain_timeout_s
+        self._being_explained += len(batch)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 for step in self._explaining:
@@ -209,6 +230,8 @@ class Graph:
         except (StageUnavailableError, TimeoutError) as error:
             logger.warning("%d answers go without explanation: %s", len(batch), error or "it took too long")
             return None
+        finally:
+            self._being_explained -= len(batch)
 
     def _compose(
         self,

@@ -13,7 +13,7 @@ MAX_ID = 512
 MAX_COUNT = 100
 MAX_RECENT = 200
 MAX_EVENTS = 1000
-MAX_BUDGET_MS = 60_000
+MAX_BUDGET_MS = 30_000
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID)]

@@ -22,6 +22,7 @@ from data.schema import (
     VALUE,
 )
 from serve.batch import Batch, Call
+from serve.batcher import QueueFullError
 from serve.decisions import Answered, Decision, DecisionLog, StoreVersion
 from serve.graph import Graph, Outcome, TooLateError
 from serve.problems import FieldError, Kind, ProblemError
@@ -85,7 +86,11 @@ class Service:
         return self._variant.name
 
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
-        """Items for one user, and the decision log's entry for them."""
+        """Items for one user, and the decision log's entry for them. Raises `ProblemError` if it cannot be answered."""
+        self._require_room(1)
+        return await self._recommend(request)
+
+    async def _recommend(self, request: RecommendRequest) -> RecommendResponse:
         call = Call(
             decision_id=uuid.uuid4().hex,
             user_id=request.user_id,
@@ -196,13 +201,19 @@ class Service:
         self._graph.close()
         self._store.close()
 
+    def _require_room(self, requests: int) -> None:
+        try:
+            self._graph.require_room(requests)
+        except QueueFullError as error:
+            raise ProblemError(Kind.TOO_BUSY, str(error), retry_after_s=error.retry_after_s) from error
+
     async def _answer(self, call: Call) -> Outcome:
         try:
             return await self._graph.recommend(call)
         except TooLateError as error:
             raise ProblemError(Kind.TOO_LATE, f"{error}; give it more (budget_ms) or try again in a moment") from error
         except StageUnavailableError as error:
-            raise ProblemError(Kind.UNAVAILABLE, f"{error}; try again in a moment") from error
+            raise ProblemError(Kind.UNAVAILABLE, f"{error}; try again in a moment", retry_after_s=1) from error
 
     def _items(self, call: Call, batch: Batch) -> tuple[RecommendedItem, ...]:
         catalogue = self._variant.catalogue

@@ -345,7 +345,7 @@ def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
         service = Service(
             place=Place("shop", "replica-1"),
             variant=shop_variant,
-            graph=Graph(GraphConfig(budget_s=60), make_stages(store), {"explain": no_language_model}),
+            graph=Graph(GraphConfig(budget_s=30), make_stages(store), {"explain": no_language_model}),
             store=store,
             decisions=decisions,
         )

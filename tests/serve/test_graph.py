@@ -1,6 +1,7 @@
 """The same answer wherever a stage runs; one call per micro-batch; nobody waits for somebody else's explanation."""
 
 import asyncio
+import dataclasses
 import pickle
 import threading
 import time
@@ -58,7 +59,7 @@ def degrading(
     stages: Stages, fallbacks: Stages, remote: dict[StageName, RemoteCall], breaker: BreakerConfig | None = None
 ) -> Graph:
     """A graph that gives a remote stage a small part of the time that there is."""
-    config = GraphConfig(budget_s=60, stage_share=0.002, breaker=breaker or BreakerConfig())
+    config = GraphConfig(budget_s=30, stage_share=0.004, breaker=breaker or BreakerConfig())
     config = config.model_copy(update=dict.fromkeys(remote, "remote"))
     return Graph(config, stages, {"explain": unavailable} | remote, fallbacks, lambda: NOW)
 
@@ -106,7 +107,7 @@ async def test_batches_grow_while_one_is_under_way(shop_stages: Stages) -> None:
 
 
 async def test_explanations_are_written_in_process_too(shop_stages: Stages, explain: Explain) -> None:
-    config = GraphConfig(explain="in_process", explained_items=2)
+    config = GraphConfig(explain="in_process", explained_items=2, explain_timeout_s=300)
     graph = Graph(config, {**shop_stages, "explain": explain}, {}, clock=lambda: NOW)
     wanted, plain = await asyncio.gather(
         graph.recommend(Call("a", "user 1", 5, explain=True)), graph.recommend(Call("b", "user 2", 5))
@@ -216,6 +217,25 @@ async def test_a_stage_that_fails_again_and_again_is_asked_no_more(shop_stages: 
     graph.close()
 
 
+async def test_no_more_requests_wait_for_sentences_than_may(shop_stages: Stages) -> None:
+    """The others get their answer at once, without."""
+    written = asyncio.Event()
+
+    async def writing(batch: Batch) -> Batch:
+        await written.wait()
+        return dataclasses.replace(batch, explanations=({},) * len(batch))
+
+    graph = graph_of(GraphConfig(explain_waiting=2, explain_timeout_s=60), shop_stages, {"explain": writing})
+    first = [asyncio.ensure_future(graph.recommend(Call(str(n), "user 1", 5, explain=True))) for n in range(2)]
+    await asyncio.sleep(0)
+    await graph.recommend(CALLS[0])
+    assert (await graph.recommend(Call("c", "user 1", 5, explain=True))).degraded == ("explain",)
+    written.set()
+    assert [each.degraded for each in await asyncio.gather(*first)] == [(), ()]
+    assert (await graph.recommend(Call("d", "user 1", 5, explain=True))).degraded == ()
+    graph.close()
+
+
 async def test_who_is_in_a_hurry_costs_the_patient_nothing(shop_stages: Stages, shop_fallbacks: Stages) -> None:
     """Both wait at the same moment; a remote stage is told how long its caller waits, and cannot answer one of them."""
     budgets: list[float] = []
@@ -226,10 +246,10 @@ async def test_who_is_in_a_hurry_costs_the_patient_nothing(shop_stages: Stages, 
 
     graph = degrading(shop_stages, shop_fallbacks, {"ranking": slow_ranking})
     hurried, patient = await asyncio.gather(
-        graph.recommend(Call("a", "user 1", 5, budget_s=60)), graph.recommend(Call("b", "user 1", 5, budget_s=60_000))
+        graph.recommend(Call("a", "user 1", 5, budget_s=30)), graph.recommend(Call("b", "user 1", 5, budget_s=60_000))
     )
     assert (hurried.degraded, patient.degraded) == (("ranking",), ())
-    assert 0 < budgets[0] < 60 * 0.002 < budgets[1] < 60_000 * 0.002
+    assert 0 < budgets[0] < 30 * 0.004 < budgets[1] < 60_000 * 0.004
     graph.close()
 
 
