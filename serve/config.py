@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cluster.errors import TowerlineError
+from serve.eligibility import RulesConfig
 from serve.graph import GraphConfig
 from serve.limits import REQUEST_TIMEOUT_S
 from serve.profile import SERVE_TIMEOUT_S
@@ -54,6 +55,7 @@ class AppConfig(BaseModel):
     under way."""
 
     graph: GraphConfig = GraphConfig()
+    rules: RulesConfig = RulesConfig()
     explain: ExplainConfig = ExplainConfig()
     gateway_replicas: Replicas = Replicas(max=2)
     stage_replicas: Replicas = Replicas(max=2)

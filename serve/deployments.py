@@ -90,6 +90,12 @@ class RankingReplica(StageReplica):
     name = "ranking"
 
 
+class DiversityReplica(StageReplica):
+    """Puts unlike items first."""
+
+    name = "diversity"
+
+
 class ExplainReplica:
     """Runs the language model, which is the same for every variant."""
 
@@ -102,6 +108,9 @@ class ExplainReplica:
 
 
 REPLICAS: Mapping[StageName, type[StageReplica] | type[ExplainReplica]] = {
-    **{replica.name: replica for replica in (FeaturesReplica, RetrievalReplica, FilterReplica, RankingReplica)},
+    **{
+        replica.name: replica
+        for replica in (FeaturesReplica, RetrievalReplica, FilterReplica, RankingReplica, DiversityReplica)
+    },
     "explain": ExplainReplica,
 }

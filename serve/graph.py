@@ -27,8 +27,8 @@ from serve.steps import InProcess, Remote, RemoteCall, StageUnavailableError, St
 logger = logging.getLogger(__name__)
 
 Edge = Literal["in_process", "remote"]
-StageName = Literal["features", "retrieval", "filter", "ranking", "facts", "explain"]
-RANKED: tuple[StageName, ...] = ("features", "retrieval", "filter", "ranking")
+StageName = Literal["features", "retrieval", "filter", "ranking", "diversity", "limit", "facts", "explain"]
+RANKED: tuple[StageName, ...] = ("features", "retrieval", "filter", "ranking", "diversity", "limit")
 """The stages that every answer needs, in order."""
 EXPLAINED: tuple[StageName, ...] = ("facts", "explain")
 """The stages that add the sentences."""
@@ -46,11 +46,16 @@ class GraphConfig(BaseModel):
     retrieval: Edge = "in_process"
     filter: Edge = "in_process"
     ranking: Edge = "in_process"
+    diversity: Edge = "in_process"
+    """What rules say of an answer as a whole is always seen to in process after it (`limit`)."""
     explain: Edge = "remote"
     """Gathering the facts for it always happens in process."""
 
     candidates: int = Field(default=100, ge=1, le=10_000)
     """Items that retrieval hands to the ranker, after those already seen are left out."""
+
+    diversity_lambda: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the score against likeness to better items (maximal marginal relevance); 1 keeps the order."""
 
     max_batch_size: int = Field(default=64, ge=1)
     """Most requests that are answered together."""
@@ -82,8 +87,8 @@ class GraphConfig(BaseModel):
 
     def remote(self) -> tuple[StageName, ...]:
         """The stages with a deployment of their own."""
-        names: tuple[StageName, ...] = (*RANKED, "explain")
-        return tuple(name for name in names if getattr(self, name) == "remote")
+        names: tuple[StageName, ...] = (*RANKED, *EXPLAINED)
+        return tuple(name for name in names if getattr(self, name, "in_process") == "remote")
 
     def most_requests(self) -> int:
         """Most requests that a graph has under way: they wait, are being ranked or are being explained."""

@@ -13,6 +13,7 @@ MAX_ID = 512
 MAX_COUNT = 100
 MAX_RECENT = 200
 MAX_EVENTS = 1000
+MAX_LISTED = 1000
 MAX_BUDGET_MS = 30_000
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 
@@ -48,6 +49,12 @@ class RecommendRequest(HttpModel):
 
     explain: Annotated[bool, Field(strict=True)] = False
     """Whether the first items come with a sentence that says why, written by the language model."""
+
+    allow_items: tuple[Id, ...] | None = Field(default=None, max_length=MAX_LISTED)
+    """The only items to answer with, as far as the endpoint's own rules let them; unknown ids are ignored."""
+
+    deny_items: tuple[Id, ...] = Field(default=(), max_length=MAX_LISTED)
+    """Items not to answer with; unknown ids are ignored."""
 
     budget_ms: Annotated[int, Field(strict=True, ge=1, le=MAX_BUDGET_MS)] | None = None
     """Milliseconds that the answer may take, sentences included. Stages that would take longer are left out, and

@@ -97,6 +97,8 @@ class Service:
             count=request.count,
             recent_items=request.recent_items,
             explain=request.explain,
+            allow=request.allow_items,
+            deny=request.deny_items,
             budget_s=None if request.budget_ms is None else request.budget_ms / 1e3,
         )
         outcome = await self._answer(call)
@@ -244,6 +246,8 @@ class Service:
                 "count": call.count,
                 "recent_items": call.recent_items,
                 "explain": call.explain,
+                "allow_items": call.allow,
+                "deny_items": call.deny,
             },
             store=self._store_version(batch),
             user_features=batch.users.row(0, named=True),

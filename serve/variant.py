@@ -113,6 +113,10 @@ class Variant:
         features_BKF = features_NF.astype(np.float32)[rows_BK]
         return self._ranking.score(users, codes_BK, scores_BK, features_BKF, self._retrieval)
 
+    def directions(self, codes_BK: Codes) -> Floats:
+        """Item vectors (B, K, D) of unit length, the popularity bias left out."""
+        return self._retrieval.item_directions_ID[codes_BK]
+
     def popular(self, count: int) -> tuple[Codes, Floats]:
         """The items of most training events, best first: codes and scores (K), the logarithms of 1 + their number."""
         codes_I, scores_I = self._by_popularity

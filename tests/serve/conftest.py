@@ -31,10 +31,11 @@ from serve.decisions import DecisionLog
 from serve.graph import Graph, GraphConfig, StageName
 from serve.http import build_http
 from serve.service import Place, Service
+from serve.stages.diversity import Diversity
 from serve.stages.facts import GatherFacts
-from serve.stages.fallbacks import Popularity, RetrievalOrder
+from serve.stages.fallbacks import Popularity, RetrievalOrder, Unchanged
 from serve.stages.features import Features
-from serve.stages.filter import Filter
+from serve.stages.filter import Filter, Limit
 from serve.stages.ranking import Ranking
 from serve.stages.retrieval import Retrieval
 from serve.steps import StageUnavailableError
@@ -215,6 +216,8 @@ def make_stages(shop_variant: Variant) -> Callable[[OnlineStore], dict[StageName
             "retrieval": Retrieval(shop_variant, config.candidates),
             "filter": Filter(shop_variant.catalogue, config.candidates),
             "ranking": Ranking(shop_variant, store),
+            "diversity": Diversity(shop_variant, config.diversity_lambda),
+            "limit": Limit(shop_variant.catalogue),
             "facts": GatherFacts(shop_variant.catalogue, config.explained_items),
         }
 
@@ -235,6 +238,7 @@ def shop_fallbacks(shop_variant: Variant) -> dict[StageName, Stage]:
     return {
         "retrieval": Popularity(shop_variant, GraphConfig().candidates),
         "ranking": RetrievalOrder(shop_variant.catalogue),
+        "diversity": Unchanged(),
     }
 
 

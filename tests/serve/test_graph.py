@@ -10,13 +10,17 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.assets import SMOLLM2, fetch
 from serve.batch import Batch, Call, Stage
 from serve.breaker import BreakerConfig
 from serve.graph import RANKED, Graph, GraphConfig, Outcome, StageName, TooLateError
+from serve.stages.diversity import Diversity
 from serve.stages.explain import Explain, ExplainConfig
 from serve.steps import InProcess, RemoteCall, StageUnavailableError, run_stages
+from serve.variant import Variant
 from train.models.retrieval import RetrievalModel
 from train.vocabulary import UNKNOWN
 
@@ -25,6 +29,7 @@ pytestmark = pytest.mark.anyio
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 CALLS = [Call(f"d{number}", f"user {number}", 5, ("item-1",) * (number % 2)) for number in range(12)]
 Stages = dict[StageName, Stage]
+MOVABLE = [name for name in RANKED if name != "limit"]
 
 
 class Remote:
@@ -68,28 +73,43 @@ def graph_of(config: GraphConfig, stages: Stages, remote: dict[StageName, Remote
     return Graph(config, stages, {"explain": unavailable} | remote, clock=lambda: NOW)
 
 
-def answer(outcome: Outcome) -> tuple[list[int], list[float]]:
-    return outcome.batch.codes_BK[0].tolist(), [round(score, 4) for score in outcome.batch.scores_BK[0].tolist()]
-
-
 @pytest.fixture(scope="module")
 def explain() -> Iterator[Explain]:
     return Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, ExplainConfig(threads=1, parallel=2))
 
 
-@pytest.mark.parametrize("remote", [("ranking",), ("retrieval", "ranking"), ("features", "filter"), RANKED])
-async def test_a_stage_gives_the_same_answer_remotely(shop_stages: Stages, remote: tuple[StageName, ...]) -> None:
-    local = graph_of(GraphConfig(), shop_stages, {})
-    config = GraphConfig.model_validate(dict.fromkeys(remote, "remote"))
-    calls = {name: Remote(shop_stages[name]) for name in remote}
-    moved = graph_of(config, shop_stages, calls)
-    expected = await asyncio.gather(*map(local.recommend, CALLS))
-    found = await asyncio.gather(*map(moved.recommend, CALLS))
-    assert list(map(answer, found)) == list(map(answer, expected))
-    assert [call.calls for call in calls.values()] == [[len(CALLS)]] * len(remote)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    remote=st.sets(st.sampled_from(MOVABLE)),
+    places=st.lists(st.integers(0, len(CALLS) - 1), min_size=1, max_size=8, unique=True),
+)
+def test_the_answer_is_the_same_wherever_a_stage_runs(
+    shop_stages: Stages, shop_variant: Variant, remote: set[StageName], places: list[int]
+) -> None:
+    """Bit for bit for the same requests at once, with one call per micro-batch and remote stage; and nearly so alone.
+
+    Diversity is on, so that every stage has something to do.
+    """
+    stages = {**shop_stages, "diversity": Diversity(shop_variant, 0.5)}
+    calls = [CALLS[place] for place in places]
+
+    async def answers(asked: dict[StageName, Remote], *together: Call) -> list[Outcome]:
+        graph = graph_of(GraphConfig.model_validate(dict.fromkeys(asked, "remote")), stages, dict(asked))
+        found = await asyncio.gather(*map(graph.recommend, together))
+        graph.close()
+        return found
+
+    asked = {name: Remote(stages[name]) for name in remote}
+    expected, found = asyncio.run(answers({}, *calls)), asyncio.run(answers(asked, *calls))
+    (alone,) = asyncio.run(answers({name: Remote(stages[name]) for name in remote}, calls[0]))
+    for mine, other in zip(expected, found, strict=True):
+        assert mine.batch.codes_BK.tolist() == other.batch.codes_BK.tolist()
+        assert mine.batch.scores_BK.tobytes() == other.batch.scores_BK.tobytes()
+        assert mine.degraded == other.degraded == ()
+    np.testing.assert_allclose(alone.batch.scores_BK, found[0].batch.scores_BK, rtol=0, atol=1e-5)
+    assert alone.batch.codes_BK.tolist() == found[0].batch.codes_BK.tolist()
+    assert [call.calls for call in asked.values()] == [[len(calls)]] * len(remote)
     assert set(found[0].timings_ms) == {"queue", *RANKED, "total"}
-    local.close()
-    moved.close()
 
 
 async def test_batches_grow_while_one_is_under_way(shop_stages: Stages) -> None:
@@ -292,7 +312,7 @@ def test_an_in_process_stage_is_skipped_when_less_time_is_left_than_it_takes(
 def test_the_config_says_what_is_where() -> None:
     config = GraphConfig(ranking="remote")
     assert config.remote() == ("ranking", "explain")
-    assert config.in_process() == ("features", "retrieval", "filter", "facts")
+    assert config.in_process() == ("features", "retrieval", "filter", "diversity", "limit", "facts")
     with pytest.raises(ValueError, match="in_process"):
         GraphConfig.model_validate({"ranking": "elsewhere"})
     with pytest.raises(ValueError, match="rankign"):
