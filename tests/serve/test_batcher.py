@@ -79,17 +79,23 @@ async def test_a_client_that_left_is_not_computed() -> None:
 
 
 async def test_a_full_queue_says_when_to_ask_again() -> None:
-    batcher = MicroBatcher(Doubler(), max_size=2, in_flight=1, max_waiting=3)
-    await batcher.submit(0)
-    running = [asyncio.ensure_future(batcher.submit(number)) for number in range(2)]
+    released = asyncio.Event()
+
+    async def run(numbers: Sequence[int]) -> Sequence[int]:
+        await released.wait()
+        return numbers
+
+    batcher = MicroBatcher(run, max_size=2, in_flight=1, max_waiting=3)
+    asked = [asyncio.ensure_future(batcher.submit(number)) for number in range(2)]
     await asyncio.sleep(0.005)
-    waiting = [asyncio.ensure_future(batcher.submit(number)) for number in range(2, 4)]
+    asked += [asyncio.ensure_future(batcher.submit(number)) for number in range(2, 4)]
     await asyncio.sleep(0.005)
     batcher.require_room()
     with pytest.raises(QueueFullError, match="2 requests wait already; ask again in 1 s") as refused:
         batcher.require_room(2)
     assert refused.value.retry_after_s == 1
-    assert await asyncio.gather(*running, *waiting) == [0, 2, 4, 6]
+    released.set()
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3]
     batcher.require_room(3)
 
 
