@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve.batcher import MicroBatcher
+from serve.batcher import MicroBatcher, QueueFullError
 
 pytestmark = pytest.mark.anyio
 
@@ -91,3 +91,32 @@ async def test_a_client_that_left_is_not_computed() -> None:
     assert doubler.batches == [[1], [3]]
     with pytest.raises(asyncio.CancelledError):
         await left
+
+
+async def test_a_full_queue_says_when_to_ask_again() -> None:
+    released = asyncio.Event()
+
+    async def run(numbers: Sequence[int]) -> Sequence[int]:
+        await released.wait()
+        return numbers
+
+    batcher = MicroBatcher(run, max_size=2, in_flight=1, max_waiting=3)
+    asked = [asyncio.ensure_future(batcher.submit(number)) for number in range(2)]
+    await asyncio.sleep(0.005)
+    asked += [asyncio.ensure_future(batcher.submit(number)) for number in range(2, 4)]
+    await asyncio.sleep(0.005)
+    batcher.require_room()
+    with pytest.raises(QueueFullError, match="2 requests wait already; ask again in 1 s") as refused:
+        batcher.require_room(2)
+    assert refused.value.retry_after_s == 1
+    released.set()
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3]
+    batcher.require_room(3)
+
+
+async def test_items_that_do_not_go_together_keep_their_places() -> None:
+    doubler = Doubler()
+    batcher = MicroBatcher(doubler, max_size=8, in_flight=1, together=lambda first, other: first % 2 == other % 2)
+    results = await asyncio.gather(*(batcher.submit(number) for number in (1, 2, 3, 4, 6, 5)))
+    assert results == [2, 4, 6, 8, 12, 10]
+    assert doubler.batches == [[1, 3, 5], [2, 4, 6]]

@@ -25,9 +25,10 @@ from cluster.settings import Settings
 from data.dataset import Dataset
 from serve.batch import Batch, Call
 from serve.config import AppConfig, Replicas
-from serve.graph import RANKED, GraphConfig, run_stages
+from serve.graph import RANKED, GraphConfig
 from serve.loading import Parts
 from serve.session import running
+from serve.steps import run_stages
 from tests.ports import free_port
 from tests.serve.conftest import USERS, registered
 from train.ledger import Change, append, read_ledger

@@ -12,9 +12,10 @@ from cluster.settings import Settings
 from serve.app import NAME
 from serve.batch import Batch, Call
 from serve.config import AppConfig, Replicas
-from serve.graph import RANKED, GraphConfig, run_stages
+from serve.graph import RANKED, GraphConfig
 from serve.loading import Parts
 from serve.session import running
+from serve.steps import run_stages
 from serve.variant import Variant
 
 SMALL = Replicas(num_cpus=0.1)
