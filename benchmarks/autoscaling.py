@@ -31,7 +31,7 @@ PROTOCOL = """\
 A replica answers 50 requests a second, 0.1 s each, and starts in 20 s; an answer after 0.5 s is missed. Requests are \
 drawn second by second from a Poisson distribution, the same for every policy. The first day (two weeks of the \
 recorded trace) is for learning and counts for nobody. Every policy aims at 4 requests under way per replica, between \
-2 and 60 replicas. Ray's default policy has Ray's default delays and look-back period. Replica-hours include the start."""
+2 and 60 replicas. Ray's default policy has its own default delays. Replica-hours include the start."""
 TARGET, LEAST, MOST = 4.0, 2, 60
 DAY_S = 86_400
 RECORDED_SPEED = 1008

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.serve._private.common import DeploymentID
+from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve.autoscaling_policy import (
     _apply_delay_logic,
     _apply_scaling_factors,
@@ -23,6 +23,8 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext
 from serve.autoscaling import BATCH_FILL, QUEUE_MS, REQUESTS_PER_S
 
 Decide = Callable[[AutoscalingContext], tuple[float, dict[str, Any]]]
+ALL = ReplicaID("all", DeploymentID(name="simulated"))
+"""The replicas are alike, so one may speak for all."""
 ray_default: Decide = replica_queue_length_autoscaling_policy
 
 
@@ -106,7 +108,7 @@ class Simulator:
         ongoing, rate, queue_ms, fill = np.mean(self._recent, axis=0).tolist()
         running = self._target - len(self._starting)
         context = AutoscalingContext(
-            deployment_id=DeploymentID(name="simulated"),
+            deployment_id=ALL.deployment_id,
             deployment_name="simulated",
             app_name=None,
             current_num_replicas=running,
@@ -114,7 +116,7 @@ class Simulator:
             running_replicas=[],
             total_num_requests=ongoing,
             total_queued_requests=None,
-            aggregated_metrics={REQUESTS_PER_S: {0: rate}, QUEUE_MS: {0: queue_ms}, BATCH_FILL: {0: fill}},
+            aggregated_metrics={REQUESTS_PER_S: {ALL: rate}, QUEUE_MS: {ALL: queue_ms}, BATCH_FILL: {ALL: fill}},
             raw_metrics=None,
             capacity_adjusted_min_replicas=self._config.min_replicas,
             capacity_adjusted_max_replicas=self._config.max_replicas,
