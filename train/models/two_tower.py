@@ -132,14 +132,17 @@ class TwoTower(nn.Module):
         negatives then estimates that over all other items without bias.
         """
         items_ID = self.encode_items()
-        users_BD = self._encode(batch.users, items_ID)
+        logits_BC, chosen_B = self.choice_logits(self._encode(batch.users, items_ID), items_ID, batch)
+        return functional.cross_entropy(logits_BC, chosen_B, reduction="none").sum() * batch.scale
+
+    def choice_logits(self, users_BD: Tensor, items_ID: Tensor, batch: RetrievalBatch) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of the items that the loss chooses among, and the place (B,) of the chosen one among them."""
         if batch.negatives_N is None:
             logits_BI = users_BD @ items_ID.T
             logits_BI[:, UNKNOWN] = -torch.inf
-            losses_B = functional.cross_entropy(logits_BI, batch.target_B, reduction="none")
-        else:
-            losses_B = self._sampled_loss(users_BD, items_ID, batch.target_B, batch.negatives_N)
-        return losses_B.sum() * batch.scale
+            return logits_BI, batch.target_B
+        logits_BC = self._sampled_logits(users_BD, items_ID, batch.target_B, batch.negatives_N)
+        return logits_BC, torch.zeros_like(batch.target_B)
 
     def encode_items(self) -> Tensor:
         """Vectors (I, D + 1) of every item code; the last column is the item's bias."""
@@ -200,7 +203,7 @@ class TwoTower(nn.Module):
         )
         return attended.reshape(batch, dim) + last_BD
 
-    def _sampled_loss(self, users_BD: Tensor, items_ID: Tensor, target_B: Tensor, negatives_N: Tensor) -> Tensor:
+    def _sampled_logits(self, users_BD: Tensor, items_ID: Tensor, target_B: Tensor, negatives_N: Tensor) -> Tensor:
         positive_B = (users_BD * items_ID[target_B]).sum(dim=1)
         negative_BN = users_BD @ items_ID[negatives_N].T
         if self.config.logq_correction:
@@ -208,8 +211,7 @@ class TwoTower(nn.Module):
             expected_I = sampling_probabilities(self.item_frequency_I, power) * len(negatives_N)
             negative_BN = negative_BN - expected_I[negatives_N].log()
         negative_BN = negative_BN.masked_fill(negatives_N == target_B.unsqueeze(1), -torch.inf)
-        logits = torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
-        return functional.cross_entropy(logits, torch.zeros_like(target_B), reduction="none")
+        return torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
 
 
 def sampling_probabilities(frequency_I: Tensor, power: float) -> Tensor:
