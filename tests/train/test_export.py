@@ -35,7 +35,9 @@ from train.models.retrieval import RetrievalModel
 from train.models.runtimes import RetrievalRunBy
 from train.pair import RankedRecommender
 from train.registry import LoadedModels, load_pair
-from train.training_rows import ALL_EVENTS, TRAIN_SPLIT
+from train.training_rows import TRAIN_SPLIT
+
+pytestmark = pytest.mark.cluster
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def pairing(path: DonePath) -> Pairing:
 
 @pytest.fixture(scope="module")
 def exported(path: DonePath, pairing: Pairing, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The registered pair with the two-tower of the train split, which the figures in the registry were measured with."""
+    """The registered pair with the two-tower of the train split, which its registered figures were measured with."""
     uri = path.workflow.settings.tracking_uri
     models = load_pair(uri, path.pair)
     twin = held_out_twin(uri, path.pair, models.cards["two-tower"], TRAIN_SPLIT)
@@ -173,7 +175,7 @@ def test_a_network_that_gives_something_else_is_refused_and_nothing_is_left(
         exported.models.retrieval, lambda users: exported.models.retrieval.vectors_of(users) + np.float32(0.01)
     )
     source = exported.folder / "two-tower" / "user_tower.onnx"
-    monkeypatch.setattr(export, "export_user_tower", lambda model, sample, path: path.write_bytes(source.read_bytes()))
+    monkeypatch.setattr(export, "export_user_tower", lambda *into: into[-1].write_bytes(source.read_bytes()))
     models = dataclasses.replace(exported.models, retrieval=wrong)
     message = r"user_tower.onnx: output 'user_vectors_BD' differs from torch by 0\.01.*, and 0\.0001 is allowed"
     with pytest.raises(TowerlineError, match=message), whole_folder(tmp_path / "out") as unfinished:
@@ -182,14 +184,13 @@ def test_a_network_that_gives_something_else_is_refused_and_nothing_is_left(
 
 
 def test_a_difference_that_is_no_number_is_too_large(exported: Exported) -> None:
-    def nothing(users: object) -> np.ndarray:
-        return np.full((1, 17), np.nan, dtype=np.float32)
+    nothing = np.full((1, 17), np.nan, dtype=np.float32)
 
     def one() -> Iterator[object]:
         yield exported.asked.users[:1]
 
     with pytest.raises(TowerlineError, match="differs from torch by inf"):
-        checked(exported.folder / "two-tower" / "user_tower.onnx", nothing, one, TOLERANCE)
+        checked(exported.folder / "two-tower" / "user_tower.onnx", lambda _: nothing, one, TOLERANCE)
 
 
 def test_differences_by_hand() -> None:
@@ -263,4 +264,3 @@ def test_the_twin_is_what_the_figures_were_measured_with(exported: Exported, pat
         ):
             held_out_twin(uri, path.pair, other, rows)
     assert pl.read_parquet(exported.folder / "two-tower" / "catalogue.parquet").height == len(exported.models.items)
-    assert ALL_EVENTS != TRAIN_SPLIT
