@@ -188,12 +188,17 @@ def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, Mo
     Raises:
         TowerlineError: there is none, or where `load_pair` does.
     """
-    with _artifact(_challenger(tracking_uri, dataset), dataset, tracking_uri) as folder:
+    return load_two_tower(tracking_uri, dataset, _challenger(tracking_uri, dataset))
+
+
+def load_two_tower(tracking_uri: str, dataset: str, version: "ModelVersion") -> tuple[RetrievalModel, ModelCard]:
+    """Any registered two-tower of a data set. Raises TowerlineError where `load_pair` does."""
+    with _artifact(version, dataset, tracking_uri) as folder:
         card = read_card(folder)
         try:
             return RetrievalModel.load(folder), card
         except UNREADABLE as error:
-            raise _of_other_code(f"the challenger of data set {dataset!r}", card, error) from error
+            raise _of_other_code(f"two-tower {version.version} of data set {dataset!r}", card, error) from error
 
 
 def challenger_card(tracking_uri: str, dataset: str) -> ModelCard:

@@ -15,7 +15,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from data.offline.store import read_examples, read_feature_manifest
 from train.candidates import ItemFeatures
 from train.card import ModelCard, curve_of
 from train.cases import Cases, cases, training_events
+from train.distillation import distil_retrieval
 from train.evaluation import Measurements, measure
 from train.gate import PAIR, GateConfig
 from train.loop import EpochResult, FitConfig
@@ -113,9 +114,12 @@ class Workflow:
         """The rows that the protocol lets a model learn from."""
         return TrainingRows(protocol=self.protocol)
 
-    def train_retrieval(self, config: RetrievalConfig) -> TrainedRetrieval:
-        """Step 1: on the train split, the best epoch by the validation events."""
-        return self._fit_retrieval("retrieval", config, self.train_split)
+    def train_retrieval(self, config: RetrievalConfig, teacher: RetrievalModel | None = None) -> TrainedRetrieval:
+        """Step 1: on the train split, the best epoch by the validation events.
+
+        `teacher`: of a student (`config.distillation`), if there is one that has learnt from the same rows.
+        """
+        return self._fit_retrieval("retrieval", config, self.train_split, teacher)
 
     def train_retrieval_again(self, config: RetrievalConfig, epochs: int) -> TrainedRetrieval:
         """Step 1 for as many epochs as were best before, by whatever protocol: the last epoch is kept."""
@@ -168,15 +172,23 @@ class Workflow:
         length = read_feature_manifest(self.examples_folder).history_length
         return cases(self.protocol, self.dataset.events(), self.dataset.users(), vocabulary, history_length=length)
 
-    def refit_retrieval(self, config: RetrievalConfig, epochs: int) -> TrainedRetrieval:
-        """Step 5: on all events."""
-        return self._fit_retrieval("retrieval-all", _fixed(config, epochs), ALL_EVENTS)
+    def refit_retrieval(
+        self, config: RetrievalConfig, epochs: int, teacher: RetrievalModel | None = None
+    ) -> TrainedRetrieval:
+        """Step 5: on all events. `teacher`: as for step 1."""
+        return self._fit_retrieval("retrieval-all", _fixed(config, epochs), ALL_EVENTS, teacher)
 
-    def register_challenger(self, trained: TrainedRetrieval, config: RetrievalConfig, measured: Measurements) -> str:
-        """Register the two-tower of step 1 under the alias `challenger`; returns its version."""
+    def register_challenger(
+        self,
+        trained: TrainedRetrieval,
+        config: RetrievalConfig,
+        measured: Measurements,
+        alias: str | None = CHALLENGER,
+    ) -> str:
+        """Register the two-tower of step 1, with no alias if it is to challenge nobody; returns its version."""
         card = self._card(uuid.uuid4().hex, trained, config, self.train_split, measured)
         with start_run(self.tracking("register challenger")) as run:
-            return register_retrieval(run, trained.model, card, self.dataset.items(), CHALLENGER)
+            return register_retrieval(run, trained.model, card, self.dataset.items(), alias)
 
     def register_pair(
         self,
@@ -236,12 +248,19 @@ class Workflow:
             tags={"git_commit": git_commit(), "data_version": self.dataset.manifest.data_version},
         )
 
-    def _fit_retrieval(self, step: str, config: RetrievalConfig, rows: TrainingRows) -> TrainedRetrieval:
-        name = self.name_of(step, {"config": config.model_dump(mode="json"), "rows": str(rows)})
-        return train_retrieval(
+    def _fit_retrieval(
+        self, step: str, config: RetrievalConfig, rows: TrainingRows, teacher: RetrievalModel | None = None
+    ) -> TrainedRetrieval:
+        decisive: dict[str, Any] = {"config": config.model_dump(mode="json"), "rows": str(rows)}
+        fit: Callable[..., TrainedRetrieval] = train_retrieval
+        if config.distillation is not None:
+            teacher = teacher or self._fit_retrieval(f"{step}-teacher", config.of_teacher, rows).model
+            decisive["teacher"] = digest_of(teacher)
+            fit = partial(distil_retrieval, teacher=teacher)
+        return fit(
             self.retrieval_task(config, rows),
-            self.scaling,
-            name=name,
+            scaling=self.scaling,
+            name=self.name_of(step, decisive),
             storage=self.storage,
             tracking=self.tracking(step),
             progress=self.progress,

@@ -35,7 +35,10 @@ class RankingModel:
         retrieval: RetrievalModel,
     ) -> Floats:
         """Logits (B, K) of the candidates that `retrieval` found for B feature rows; -inf where there is none."""
-        inputs = ranker_inputs(rows, candidates_BK, scores_BK, item_features_BKF, retrieval)
+        return self.logits_of(ranker_inputs(rows, candidates_BK, scores_BK, item_features_BKF, retrieval))
+
+    def logits_of(self, inputs: RankerInputs) -> Floats:
+        """Logits (B, K) of what is ready for the network: the ranker itself."""
         with torch.inference_mode():
             logits: Floats = self.network.score(inputs).numpy()
         return logits
