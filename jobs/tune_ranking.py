@@ -26,15 +26,14 @@ def main(arguments: list[str]) -> None:
     from cluster.session import connect
     from jobs.console import Console
     from jobs.searching import finish_search, search_config, search_ranking
-    from jobs.training import open_workflow, require_trainable
-    from train.registry import load_challenger
+    from jobs.training import open_workflow, origin_of_challenger, require_trainable
 
     clock, console = ReportClock("tune_ranking"), Console()
     config = search_config(settings, asked.dataset, asked.config, "ranking", asked.trials)
     require_trainable(settings, asked.dataset)
-    load_challenger(settings.tracking_uri, asked.dataset)
+    origin = origin_of_challenger(settings, asked.dataset)
     with connect(settings, log_to_driver=False):
-        workflow = open_workflow(settings, asked.dataset, config.scaling, console)
+        workflow = open_workflow(settings, asked.dataset, config.scaling, console, origin=origin)
         outcome = search_ranking(workflow, config, console)
     finish_search("ranking", outcome, config, workflow, clock=clock, console=console)
 
