@@ -70,7 +70,7 @@ def first(planted: Planted, half: int, tmp_path_factory: pytest.TempPathFactory)
 def new(planted: Planted, half: int) -> TrainingRows:
     """The second half of the events: what came before, in time and in the source, counts as learnt."""
     events = with_sequence(planted.dataset.events())
-    rows = TrainingRows(splits=("train", "validation", "test"), before=half)
+    rows = TrainingRows(before=half)
     return TrainingRows(learnt=Learnt(known=KnownEvents.of("all", events), rows=rows))
 
 
