@@ -8,6 +8,8 @@ from train.index import Codes, Floats
 from train.models.lightgbm_ranker import LightGBMRanking
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
+from train.recommender import Recommends
+from train.vocabulary import UNKNOWN, Vocabulary
 
 
 class TwoTowerRecommender:
@@ -19,6 +21,22 @@ class TwoTowerRecommender:
     def recommend(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> Codes:
         """The items whose vectors are nearest to the user's."""
         return self._retrieval.index.search(self._retrieval.encode_users(rows), count, exclude)[0]
+
+
+class Recoded:
+    """A recommender that is asked in the item codes of another vocabulary; items unknown there are no answer."""
+
+    def __init__(self, recommender: Recommends, own: Vocabulary, asked: Vocabulary) -> None:
+        """`own`: the vocabulary of `recommender`; `asked`: the one of whoever asks."""
+        self._recommender = recommender
+        self._own_I = np.concatenate([[UNKNOWN], own.encode_items(pl.Series(asked.items, dtype=pl.String))])
+        self._asked_I = np.concatenate([[UNKNOWN], asked.encode_items(pl.Series(own.items, dtype=pl.String))])
+
+    def recommend(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> Codes:
+        """What the recommender gives, in the other's codes."""
+        own = [codes[codes != UNKNOWN] for codes in (self._own_I[codes] for codes in exclude)]
+        recoded: Codes = self._asked_I[self._recommender.recommend(rows, own, count)]
+        return recoded
 
 
 class RankedRecommender:

@@ -108,7 +108,8 @@ class RetrievalTask:
         self._config = task.config
         self._vocabulary = task.vocabulary
         examples = read_examples(task.examples)
-        chosen = task.rows.select(examples)
+        new = task.rows.select(examples)
+        chosen = pl.concat([new, task.rows.rehearsed(examples)])
         length = task.config.two_tower.history_length
         self._users = encode_users(chosen, task.vocabulary, length)
         self._targets_B = torch.from_numpy(task.vocabulary.encode_items(chosen[ITEM_ID]))
@@ -118,8 +119,8 @@ class RetrievalTask:
         self.model = self.network(task.config.two_tower, task.vocabulary, task.item_attributes_IA)
         if task.start is not None:
             # Where all events are learnt from again, those that the earlier model has seen are not to be counted twice.
-            warm_start(self.model, RetrievalModel.load(task.start), count=task.rows.since is not None)
-        self.model.describe_training(self._targets_B, self._users)
+            warm_start(self.model, RetrievalModel.load(task.start), count=task.rows.learnt is not None)
+        self.model.describe_training(self._targets_B[: new.height], self._users[: new.height])
 
     def optimizer(self) -> Optimizer:
         """AdamW over all parameters; with a sparse item table the one that can step on it."""
@@ -187,11 +188,14 @@ def retrieval_task(
     examples: Path,
     config: RetrievalConfig,
     rows: TrainingRows = TRAIN_SPLIT,
+    *,
     start: Path | None = None,
+    known: Vocabulary | None = None,
 ) -> RetrievalTaskConfig:
     """What to train: the catalogue of `dataset` and the chosen rows of its `examples`.
 
     `start`: folder of a saved model to go on from; what it knows keeps its codes, and what is new comes after it.
+    `known`: a vocabulary whose codes are to be kept where training begins from scratch.
 
     Raises:
         TowerlineError: there are fewer than two such rows.
@@ -202,7 +206,9 @@ def retrieval_task(
     items = dataset.items()
     vocabulary = Vocabulary.build(dataset.events(), items, dataset.users(), chosen[VALUE], config.two_tower.inputs)
     if start is not None:
-        vocabulary = load_files(start, TwoTowerConfig)[1].grown(vocabulary)
+        known = load_files(start, TwoTowerConfig)[1]
+    if known is not None:
+        vocabulary = known.grown(vocabulary)
     return RetrievalTaskConfig(config, examples, rows, vocabulary, item_attribute_codes(items, vocabulary), start)
 
 
@@ -220,7 +226,6 @@ def train_retrieval(
     trained = train_distributed(
         build_task, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
     )
-    events = task.rows.model_copy(update={"since": None}).select(read_examples(task.examples))
-    covisitation = fit_covisitation(events, task.vocabulary)
+    covisitation = fit_covisitation(task.rows.seen(read_examples(task.examples)), task.vocabulary)
     model = RetrievalModel(task.config.two_tower, task.vocabulary, trained.weights, covisitation)
     return TrainedRetrieval(model, trained.history, trained.best_epoch)
