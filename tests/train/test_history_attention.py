@@ -108,13 +108,8 @@ def test_padding_changes_nothing(ranker: Ranker, inputs: RankerInputs) -> None:
     noise = replace(users, history_ages_BL=users.history_ages_BL.masked_fill(absent_BL, 1e9))
     expected_BK = ranker.score(inputs)
     torch.testing.assert_close(ranker.score(replace(inputs, users=noise)), expected_BK)
-    wide = UserBatch(
-        *(
-            functional.pad(getattr(users, name), (3, 0))
-            for name in ("history_BL", "history_values_BL", "history_types_BL", "history_ages_BL")
-        ),
-        attributes_BA=users.attributes_BA,
-    )
+    names = ("history_BL", "history_values_BL", "history_types_BL", "history_ages_BL")
+    wide = replace(users, **{name: functional.pad(getattr(users, name), (3, 0)) for name in names})
     torch.testing.assert_close(ranker.score(replace(inputs, users=wide)), expected_BK)
     two = inputs[torch.tensor([2])]
     torch.testing.assert_close(ranker.score(replace(two, users=two.users.recent(2))), expected_BK[2:3])

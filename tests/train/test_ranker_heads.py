@@ -2,11 +2,12 @@
 
 import logging
 import math
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from cluster.errors import TowerlineError
 from tests.train.lists import CANDIDATES, USERS, random_chosen, random_inputs
@@ -48,6 +49,7 @@ def test_the_losses_by_hand(vocabulary: Vocabulary) -> None:
     heads = heads_of(vocabulary, like_weight=0.5, value_weight=2.0)
     with torch.no_grad():
         for linear in heads.linear.values():
+            assert isinstance(linear, nn.Linear)
             linear.weight.copy_(torch.tensor([[1.0, 0.0, -1.0]]))
             linear.bias.fill_(0.25)
     mixed_BM = torch.tensor([[1.0, 9.0, 0.0], [0.0, 9.0, 1.0], [0.5, 9.0, 0.0], [0.0, 9.0, 0.0]])
@@ -67,7 +69,8 @@ def test_values_stay_within_those_of_training(vocabulary: Vocabulary) -> None:
     assert found is not None
     assert found.flatten().tolist() == pytest.approx([2.75, 2.75])
     with torch.no_grad():
-        heads.linear["value"].bias.fill_(100)
+        for weight in heads.linear["value"].parameters():
+            weight.fill_(100)
     found = heads.values(mixed_BKM)
     assert found is not None
     assert found.flatten().tolist() == [5.0, 5.0]
@@ -78,7 +81,7 @@ def test_values_stay_within_those_of_training(vocabulary: Vocabulary) -> None:
     [({}, [0, 0, 1, 1]), ({"like_min_value": 2}, [0, 1, 1, 1]), ({"like_min_value": 4.5}, [0, 0, 0, 1])],
 )
 def test_a_like_is_a_value_above_the_mean_or_the_asked_one(
-    vocabulary: Vocabulary, config: dict[str, float], liked: list[int]
+    vocabulary: Vocabulary, config: dict[str, Any], liked: list[int]
 ) -> None:
     assert heads_of(vocabulary, **config).liked(EVENTS).tolist() == liked
 
