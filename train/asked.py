@@ -1,6 +1,5 @@
 """What real questions come to when they reach the networks of a pair: to check another runtime on, and to time it."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import torch
 
 from train.encoding import UserBatch
 from train.index import Codes, Floats
-from train.models.onnx_network import axes_of
+from train.models.onnx_network import axes_of, tensors_of, with_tensors
 from train.models.ranker import RankerInputs
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
@@ -57,7 +56,7 @@ def asked(
 
     def rank(batch: RankerInputs) -> Floats:
         inputs.append(batch)
-        return ranking.logits_of(batch)
+        return ranking.scores_of(batch)
 
     pairing(RetrievalRunBy(retrieval, encode), RankingRunBy(ranking, rank)).score(rows, exclude)
     return Asked(users[0], inputs[0])
@@ -65,9 +64,6 @@ def asked(
 
 def first_candidates(inputs: RankerInputs, count: int) -> RankerInputs:
     """The same users with the first `count` of their candidates."""
-    tensors = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
-    cut = {
-        name: tensor.narrow(axes_of(name).index("K"), 0, count) if "K" in axes_of(name) else tensor
-        for name, tensor in tensors.items()
-    }
-    return RankerInputs(**cut)
+    tensors = {name: tensor for name, tensor in tensors_of(inputs).items() if "K" in axes_of(name)}
+    cut = {name: tensor.narrow(axes_of(name).index("K"), 0, count) for name, tensor in tensors.items()}
+    return with_tensors(inputs, cut)

@@ -105,7 +105,7 @@ def write_export(folder: Path, models: LoadedModels, asked: Asked, *, int8: bool
     networks: dict[str, NetworkFile] = {}
     for kind, file, export, expected, batches in (
         ("two-tower", "user_tower", _user_tower(models, asked), models.retrieval.vectors_of, asked.user_batches),
-        ("ranker", "ranker", _ranker(models, asked), models.ranking.logits_of, asked.input_batches),
+        ("ranker", "ranker", _ranker(models, asked), models.ranking.scores_of, asked.input_batches),
     ):
         (folder / kind).mkdir(parents=True)
         path = folder / kind / f"{file}.onnx"

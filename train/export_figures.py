@@ -126,7 +126,7 @@ def _speed(runtime: Runtime) -> tuple[float, float]:
     def answer(asked: Asked) -> None:
         vectors_BD = runtime.retrieval.vectors_of(asked.users)
         runtime.retrieval.index.search(vectors_BD, asked.inputs.candidates_BK.shape[1])
-        runtime.ranking.logits_of(asked.inputs)
+        runtime.ranking.scores_of(asked.inputs)
 
     batch_s = _median_s([lambda: answer(runtime.asked)] * REPEATS)
     ones = [runtime.asked.one(row) for row in range(min(TIMED_USERS, len(runtime.asked)))]

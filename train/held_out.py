@@ -5,7 +5,7 @@ from data.splits import TRAIN
 from train.card import ModelCard
 from train.ledger import versions_of
 from train.models.retrieval import RetrievalModel
-from train.registry import RegisteredPair, load_two_tower, registered_name, registered_pairs
+from train.registry import RegisteredPair, load_two_tower_version, registered_name, registered_pairs
 from train.retrieval import RetrievalConfig
 from train.tracking import connect
 from train.training_rows import TrainingRows
@@ -27,7 +27,7 @@ def held_out_twin(tracking_uri: str, pair: RegisteredPair, card: ModelCard, rows
         if str(version.version) in paired or version.tags.get(DATA_VERSION_TAG) != card.data_version:
             continue
         try:
-            model, found = load_two_tower(tracking_uri, pair.dataset, version)
+            model, found = load_two_tower_version(tracking_uri, pair.dataset, version)
         except TowerlineError:
             continue  # What this code cannot read was not made with the features of the pair, which it could read.
         same = RetrievalConfig.model_validate(found.config) == RetrievalConfig.model_validate(card.config)

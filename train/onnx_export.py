@@ -5,24 +5,26 @@ fields are the inputs of the file, under their names, and the letters of `FREE_A
 added to the dataclass is exported without a line here.
 """
 
-import dataclasses
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from train.encoding import UserBatch
-from train.models.onnx_network import axes_of
+from train.models.onnx_network import axes_of, tensors_of, with_tensors
 from train.models.ranker import RankerInputs
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
+
+if TYPE_CHECKING:
+    from train.models.onnx_network import Inputs
 
 FREE_AXES = ("B", "K")
 """Users and candidates; all other axes have the size that the model was made with."""
@@ -35,7 +37,7 @@ def export_user_tower(model: RetrievalModel, sample: UserBatch, path: Path) -> N
 
     `sample`: two users or more, as the tower is asked.
     """
-    _export(_UserTower(model), sample, USER_VECTORS, path)
+    _export(_UserTower(model, sample), sample, USER_VECTORS, path)
 
 
 def export_ranker(model: RankingModel, sample: RankerInputs, path: Path) -> None:
@@ -43,7 +45,7 @@ def export_ranker(model: RankingModel, sample: RankerInputs, path: Path) -> None
 
     `sample`: two users and two candidates or more, as the ranker is asked.
     """
-    _export(_Ranker(model), sample, LOGITS, path)
+    _export(_Ranker(model, sample), sample, LOGITS, path)
 
 
 def quantise(source: Path, target: Path) -> None:
@@ -70,26 +72,33 @@ def opset_of(path: Path) -> int:
 class _UserTower(nn.Module):
     items_ID: Tensor
 
-    def __init__(self, model: RetrievalModel) -> None:
+    def __init__(self, model: RetrievalModel, sample: UserBatch) -> None:
         super().__init__()
         self.network = model.network
+        self._sample = sample
         self.register_buffer("items_ID", torch.from_numpy(model.item_vectors_ID))
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.network.encode_users(UserBatch(*tensors), self.items_ID)
+        return self.network.encode_users(_fed(self._sample, tensors), self.items_ID)
 
 
 class _Ranker(nn.Module):
-    def __init__(self, model: RankingModel) -> None:
+    def __init__(self, model: RankingModel, sample: RankerInputs) -> None:
         super().__init__()
         self.network = model.network
+        self._sample = sample
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.network.score(RankerInputs(*tensors))
+        return self.network.score(_fed(self._sample, tensors))
+
+
+def _fed(sample: "Inputs", tensors: tuple[Tensor, ...]) -> "Inputs":
+    """The dataclass of which `tensors` are those of `tensors_of`."""
+    return with_tensors(sample, dict(zip(tensors_of(sample), tensors, strict=True)))
 
 
 def _export(module: nn.Module, sample: Any, output: str, path: Path) -> None:
-    tensors = {field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)}
+    tensors = tensors_of(sample)
     with _quiet():
         program = torch.onnx.export(
             module.eval(),

@@ -191,17 +191,20 @@ def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, Mo
     Raises:
         TowerlineError: there is none, or where `load_pair` does.
     """
-    return load_two_tower(tracking_uri, dataset, _challenger(tracking_uri, dataset))
+    return load_two_tower_version(tracking_uri, dataset, _challenger(tracking_uri, dataset))
 
 
-def load_two_tower(tracking_uri: str, dataset: str, version: "ModelVersion") -> tuple[RetrievalModel, ModelCard]:
+def load_two_tower_version(
+    tracking_uri: str, dataset: str, version: "ModelVersion"
+) -> tuple[RetrievalModel, ModelCard]:
     """Any registered two-tower of a data set. Raises TowerlineError where `load_pair` does."""
     with _artifact(version, dataset, tracking_uri) as folder:
         card = read_card(folder)
         try:
             return RetrievalModel.load(folder), card
         except UNREADABLE as error:
-            raise _of_other_code(f"two-tower {version.version} of data set {dataset!r}", card, error) from error
+            what = f"version {version.version} of model {version.name!r}"
+            raise _of_other_code(what, card, error) from error
 
 
 def challenger_card(tracking_uri: str, dataset: str) -> ModelCard:
@@ -217,13 +220,7 @@ def load_two_tower(tracking_uri: str, dataset: str, name: str) -> tuple[str, Ret
         TowerlineError: there is none of that name, or where `load_pair` does.
     """
     version = _two_tower(tracking_uri, dataset, name)
-    with _artifact(version, dataset, tracking_uri) as folder:
-        card = read_card(folder)
-        try:
-            return str(version.version), RetrievalModel.load(folder), card
-        except UNREADABLE as error:
-            what = f"version {version.version} of model {version.name!r}"
-            raise _of_other_code(what, card, error) from error
+    return str(version.version), *load_two_tower_version(tracking_uri, dataset, version)
 
 
 def _two_tower(tracking_uri: str, dataset: str, name: str) -> "ModelVersion":

@@ -31,6 +31,7 @@ from data.dataset import Dataset
 from data.features import with_sequence
 from data.known_events import KnownEvents
 from data.offline.store import read_examples, read_feature_manifest
+from data.schema import SPLIT
 from data.splits import FOLD_IN, TEST, TRAIN, VALIDATION
 from train.candidates import ItemFeatures
 from train.card import ModelCard, curve_of
@@ -45,7 +46,7 @@ from train.models.item_item import ItemItem
 from train.models.popularity import Popularity
 from train.models.retrieval import RetrievalModel
 from train.pair import RankedRecommender, TwoTowerRecommender
-from train.pair_figures import with_pair_figures
+from train.pair_figures import LATENCY, latency_p95_ms, prediction_figures, with_pair_figures
 from train.promotion import Decision, promote
 from train.protocols import AnyProtocol, LeaveOneOut
 from train.ranking import RankingConfig, RankingTaskConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
@@ -173,7 +174,9 @@ class Workflow:
             return self.measure(recommenders, vocabulary)
         items = ItemFeatures(self.known_events, vocabulary)
         pair = recommenders[PAIR] = RankedRecommender(retrieval, ranking.model, items, num_candidates)
-        return with_pair_figures(self.measure(recommenders, vocabulary), PAIR, pair, self.cases(vocabulary))
+        asked, answers = self.cases(vocabulary), self.known_events.filter(pl.col(SPLIT) == TEST)
+        figures = {LATENCY: latency_p95_ms(pair, asked), **prediction_figures(pair, ranking.model, asked, answers)}
+        return with_pair_figures(self.measure(recommenders, vocabulary), PAIR, figures)
 
     def baselines(self, vocabulary: Vocabulary) -> dict[str, Recommends]:
         """What the models are measured against, fitted on the train split."""

@@ -95,10 +95,10 @@ def test_the_ranker_gives_what_torch_gives(exported: Exported, size: int, candid
     )
     ranking = load_export(exported.folder).ranking
     for each in (inputs, empty):
-        expected = exported.models.ranking.logits_of(each)
+        expected = exported.models.ranking.scores_of(each)
         assert expected.shape == (size, candidates)
-        np.testing.assert_allclose(ranking.logits_of(each), expected, rtol=1e-4, atol=1e-5)
-    assert np.isneginf(ranking.logits_of(empty)[:, 5:]).all()
+        np.testing.assert_allclose(ranking.scores_of(each), expected, rtol=1e-4, atol=1e-5)
+    assert np.isneginf(ranking.scores_of(empty)[:, 5:]).all()
 
 
 def test_inputs_are_named_after_the_fields(exported: Exported) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,15 @@ import onnxruntime
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from cluster.errors import TowerlineError
 from train.index import Floats
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Inputs = TypeVar("Inputs", bound=DataclassInstance)
 
 PROVIDERS = ["CPUExecutionProvider"]
 DTYPES = {
@@ -82,7 +88,7 @@ class OnnxNetwork:
         Raises:
             TowerlineError: the network has an input that is no field, or the field is of another type or shape.
         """
-        feeds = fields_of(inputs)
+        feeds = {name: tensor.numpy() for name, tensor in tensors_of(inputs).items()}
         for spec in self.inputs:
             if spec.name not in feeds:
                 raise TowerlineError(
@@ -104,10 +110,26 @@ def axes_of(name: str) -> list[str]:
     return re.findall(r"\d|[A-Z]", name.rpartition("_")[2])
 
 
-def fields_of(inputs: Any) -> Mapping[str, npt.NDArray[np.generic]]:
-    """The tensors of a dataclass by the name of their field; one that is None is left out."""
-    tensors = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
-    return {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
+def tensors_of(inputs: Any) -> dict[str, Tensor]:
+    """The tensors of a dataclass, and of the dataclasses in it, by the name of their field; None is left out."""
+    found: dict[str, Tensor] = {}
+    for field in dataclasses.fields(inputs):
+        value = getattr(inputs, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= tensors_of(value)
+        elif value is not None:
+            found[field.name] = value
+    return found
+
+
+def with_tensors(inputs: "Inputs", tensors: Mapping[str, Tensor]) -> "Inputs":
+    """The same dataclass with other tensors in the places that `tensors_of` names."""
+    values = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
+    changed = {
+        name: with_tensors(value, tensors) if dataclasses.is_dataclass(value) else tensors.get(name, value)
+        for name, value in values.items()
+    }
+    return dataclasses.replace(inputs, **changed)
 
 
 def _spec(tensor: Any) -> TensorSpec:

@@ -30,6 +30,6 @@ class RankingRunBy(RankingModel):
         vars(self).update(vars(model))  # another view of the model, not another model
         self._run = run
 
-    def logits_of(self, inputs: RankerInputs) -> Floats:
+    def scores_of(self, inputs: RankerInputs) -> Floats:
         """See `RankingModel`."""
         return self._run(inputs)

@@ -202,7 +202,7 @@ class TwoTower(nn.Module):
     def _attend(self, events_BLD: Tensor, present_BL: Tensor, users: UserBatch, attributes_BD: Tensor) -> Tensor:
         batch, length, dim = events_BLD.shape
         heads = self.config.attention_heads
-        context_BLD = self.position.weight + self.age(_age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
+        context_BLD = self.position.weight + self.age(age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
         context_BLD = context_BLD + self.value(users.history_values_BL.int())
         context_BLD = context_BLD + self.event_type(users.history_types_BL.int())
         # Whole events are dropped, not single features: that costs 1/D of the random numbers.
@@ -262,7 +262,7 @@ def sampling_probabilities(frequency_I: Tensor, power: float) -> Tensor:
     return weights_I / weights_I.sum()
 
 
-def _age_bin(seconds: Tensor) -> Tensor:
+def age_bin(seconds: Tensor) -> Tensor:
     """Logarithmic bins from a second to about ten years."""
     return torch.log2(1 + seconds.clamp(min=0)).div(1.8).long().clamp(max=AGE_BINS - 1)
 
