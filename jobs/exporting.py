@@ -122,7 +122,9 @@ def export_variant(
     if student:
         with connect(settings, log_to_driver=False):
             scaling = Scaling.model_validate(source.models.cards["two-tower"].scaling)
-            workflow = open_workflow(settings, source.dataset.name, scaling, console, source.train_split.protocol)
+            workflow = open_workflow(
+                settings, source.dataset.name, scaling, console, protocol=source.train_split.protocol
+            )
             made = make_student(workflow, source.models, twins.get(""))
         workflow.forget()
         console.registered(made.pair)

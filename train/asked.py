@@ -58,7 +58,7 @@ def asked(
         inputs.append(batch)
         return ranking.scores_of(batch)
 
-    pairing(RetrievalRunBy(retrieval, encode), RankingRunBy(ranking, rank)).score(rows, exclude)
+    pairing(RetrievalRunBy(retrieval, encode), RankingRunBy(ranking, rank)).lists(rows, exclude)
     return Asked(users[0], inputs[0])
 
 

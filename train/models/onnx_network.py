@@ -126,7 +126,7 @@ def with_tensors(inputs: "Inputs", tensors: Mapping[str, Tensor]) -> "Inputs":
     """The same dataclass with other tensors in the places that `tensors_of` names."""
     values = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
     changed = {
-        name: with_tensors(value, tensors) if dataclasses.is_dataclass(value) else tensors.get(name, value)
+        name: tensors.get(name, value) if isinstance(value, Tensor) or value is None else with_tensors(value, tensors)
         for name, value in values.items()
     }
     return dataclasses.replace(inputs, **changed)
