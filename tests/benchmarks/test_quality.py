@@ -275,6 +275,9 @@ def test_figures_name_the_seeds_the_cut_offs_and_who_is_ahead(world: World) -> N
     unsure = tests | {"difference_low/two_tower/implicit_als": -0.01}
     assert goals(unsure, names)[0].startswith("MISSED: two_tower")
     assert "not significantly ahead of implicit_als" in goals(unsure, names)[0]
+    for seconds, verdict in ((599, "reached"), (600, "MISSED")):
+        said = goals({"seconds/two_tower_ranker": seconds}, ["two_tower_ranker"])
+        assert said == [f"{verdict}: two_tower_ranker takes {seconds} s to train; less than 600 s is asked for"]
 
 
 def test_the_report(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
