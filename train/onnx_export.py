@@ -11,20 +11,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from train.encoding import UserBatch
-from train.models.onnx_network import axes_of, tensors_of, with_tensors
+from train.models.onnx_network import Inputs, axes_of, tensors_of, with_tensors
 from train.models.ranker import RankerInputs
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
-
-if TYPE_CHECKING:
-    from train.models.onnx_network import Inputs
 
 FREE_AXES = ("B", "K")
 """Users and candidates; all other axes have the size that the model was made with."""
@@ -92,7 +89,7 @@ class _Ranker(nn.Module):
         return self.network.score(_fed(self._sample, tensors))
 
 
-def _fed(sample: "Inputs", tensors: tuple[Tensor, ...]) -> "Inputs":
+def _fed(sample: Inputs, tensors: tuple[Tensor, ...]) -> Inputs:
     """The dataclass of which `tensors` are those of `tensors_of`."""
     return with_tensors(sample, dict(zip(tensors_of(sample), tensors, strict=True)))
 

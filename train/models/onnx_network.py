@@ -4,24 +4,19 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as states
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from cluster.errors import TowerlineError
 from train.index import Floats
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    Inputs = TypeVar("Inputs", bound=DataclassInstance)
-
+Inputs = TypeVar("Inputs")
+"""A dataclass of tensors, and of such dataclasses."""
 PROVIDERS = ["CPUExecutionProvider"]
 DTYPES = {
     "tensor(float)": "float32",
@@ -33,14 +28,6 @@ DTYPES = {
 }
 """ONNX type to that of the array which is fed."""
 ONLY_ERRORS = 3
-UNREADABLE = (
-    states.Fail,
-    states.InvalidArgument,
-    states.InvalidGraph,
-    states.InvalidProtobuf,
-    states.NoSuchFile,
-    states.NotImplemented,
-)
 
 
 class TensorSpec(BaseModel):
@@ -70,13 +57,23 @@ class OnnxNetwork:
 
     def __init__(self, path: Path) -> None:
         """Load the file. Raises TowerlineError if it is missing or no network that onnxruntime can run."""
+        import onnxruntime  # which writes into the home folder when it is imported
+        from onnxruntime.capi import onnxruntime_pybind11_state as states
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = ONLY_ERRORS
         self.path = path
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=PROVIDERS)
-        except UNREADABLE as error:
+        except (
+            states.Fail,
+            states.InvalidArgument,
+            states.InvalidGraph,
+            states.InvalidProtobuf,
+            states.NoSuchFile,
+            states.NotImplemented,
+        ) as error:
             in_one_line = " ".join(str(error).split())
             raise TowerlineError(f"{path} cannot be loaded ({in_one_line}); export the model again") from error
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
@@ -122,14 +119,16 @@ def tensors_of(inputs: Any) -> dict[str, Tensor]:
     return found
 
 
-def with_tensors(inputs: "Inputs", tensors: Mapping[str, Tensor]) -> "Inputs":
+def with_tensors(inputs: Inputs, tensors: Mapping[str, Tensor]) -> Inputs:
     """The same dataclass with other tensors in the places that `tensors_of` names."""
-    values = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
+    given: Any = inputs
+    values = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
     changed = {
         name: tensors.get(name, value) if isinstance(value, Tensor) or value is None else with_tensors(value, tensors)
         for name, value in values.items()
     }
-    return dataclasses.replace(inputs, **changed)
+    replaced: Inputs = dataclasses.replace(given, **changed)
+    return replaced
 
 
 def _spec(tensor: Any) -> TensorSpec:
