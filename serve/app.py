@@ -11,6 +11,7 @@ from cluster.settings import Settings
 from serve.config import AppConfig, Replicas
 from serve.deployments import REPLICAS
 from serve.gateway import Gateway
+from serve.loading import reranking_policy
 
 NAME = "towerline"
 """Name of the application within Ray Serve."""
@@ -26,14 +27,19 @@ def build(args: AppConfig) -> Application:
 
 
 def application(settings: Settings, config: AppConfig) -> Application:
-    """The gateway bound to its remote stages."""
+    """The gateway bound to its remote stages. The policy of re-ranking is read here, once for all replicas."""
+    policy = reranking_policy(settings, config)
+    if policy is None:
+        config = config.model_copy(update={"graph": config.graph.model_copy(update={"rerank": "off"})})
     remote = {}
     for name in config.graph.remote():
         replica = REPLICAS[name]
-        scaling = config.explain_replicas if name == "explain" else config.stage_replicas
-        remote[name] = ray.serve.deployment(**_options(replica.__name__, scaling))(replica).bind(settings, config)
+        scaling = config.explain_replicas if name in ("rerank", "explain") else config.stage_replicas
+        more = (policy,) if name == "rerank" else ()
+        bound = ray.serve.deployment(**_options(replica.__name__, scaling))(replica).bind(settings, config, *more)
+        remote[name] = bound
     gateway = ray.serve.deployment(**_options("Gateway", config.gateway_replicas))(Gateway)
-    return gateway.bind(settings, config, remote)
+    return gateway.bind(settings, config, remote, policy)
 
 
 def _options(name: str, replicas: Replicas) -> dict[str, Any]:

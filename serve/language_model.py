@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -64,12 +65,15 @@ class TextLikelihood:
         """
         self._server, self._key = load_llama(weights, threads=threads, parallel=1, context=context, max_tokens=1)
         self._address = str(self._server.listening_address).removeprefix("http://")
+        self._one_at_a_time = threading.Lock()
+        """Prompts that took turns would throw each other out of the cache."""
         self._tokens = lru_cache(TEXTS_KEPT)(self._tokenized)
 
     def __call__(self, prompt: str, texts: Sequence[str]) -> list[float]:
         """Raises TowerlineError if the model gives no answer, as for a prompt that is longer than its context."""
         start = self._tokens(prompt)
-        return [self._log_likelihood(start, self._tokens(text)) for text in texts]
+        with self._one_at_a_time:
+            return [self._log_likelihood(start, self._tokens(text)) for text in texts]
 
     def _log_likelihood(self, prompt: tuple[int, ...], text: tuple[int, ...]) -> float:
         return sum(self._log_probability([*prompt, *text[:place]], token) for place, token in enumerate(text))

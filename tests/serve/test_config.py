@@ -46,8 +46,9 @@ def test_ray_serve_builds_the_application_from_plain_arguments(tmp_path: Path, m
     gateway = application._bound_deployment
     scaling = gateway._deployment_config.autoscaling_config
     assert (gateway.name, scaling.min_replicas, scaling.max_replicas) == ("Gateway", 2, 5)
-    _, config, remote = gateway.init_args
+    _, config, remote, reranking = gateway.init_args
     assert config == AppConfig.model_validate(arguments)
+    assert reranking is None
     assert {name: bound._bound_deployment.name for name, bound in remote.items()} == {
         "ranking": "RankingReplica",
         "explain": "ExplainReplica",
