@@ -17,6 +17,9 @@ Likelihood = Callable[[str, Sequence[str]], list[float]]
 
 FORCED = 1000.0
 """A logit bias that no logit outweighs."""
+LISTED = 1000
+"""A part of a letter that is not among so many of the most probable tokens counts as the last of them: to list more
+would take seconds."""
 TEXTS_KEPT = 4096
 """Texts whose tokens are kept: titles come again and again."""
 
@@ -79,22 +82,37 @@ class TextLikelihood:
         return sum(self._log_probability([*prompt, *text[:place]], token) for place, token in enumerate(text))
 
     def _log_probability(self, before: list[int], token: int) -> float:
+        written = self._written(before, token, 1)
+        if written is not None:
+            return float(written["logprob"])
+        # A part of a letter: llama.cpp is silent until the letter is whole, but lists it beside another token.
+        beside = self._written(before, self._tokens("\n")[0], LISTED)
+        if beside is None:
+            raise TowerlineError(f"the language model gives no likelihood after {before[-1]}: a line's end is no token")
+        listed = {each["id"]: float(each["logprob"]) for each in beside["top_logprobs"]}
+        return listed.get(token, min(listed.values()))
+
+    def _written(self, before: list[int], token: int, probabilities: int) -> dict[str, Any] | None:
+        """What the model says of a token that it was made to write, and of so many of the most probable ones."""
         answer: dict[str, Any] = self._server.handle_completions(
             {
                 "prompt": before,
                 "logit_bias": [[token, FORCED]],
                 "n_predict": 1,
-                "n_probs": 1,
+                "n_probs": probabilities,
                 "temperature": 0,
                 "cache_prompt": True,
             }
         )
         if "choices" not in answer:
             raise TowerlineError(f"the language model gives no likelihood: {answer.get('error', answer)}")
-        written = answer["choices"][0]["logprobs"]["content"][0]
+        logprobs = answer["choices"][0]["logprobs"]
+        if logprobs is None:
+            return None
+        written: dict[str, Any] = logprobs["content"][0]
         if written["id"] != token:
             raise TowerlineError(f"the language model wrote token {written['id']} instead of {token}, which was forced")
-        return float(written["logprob"])
+        return written
 
     def _tokenized(self, text: str) -> tuple[int, ...]:
         connection = http.client.HTTPConnection(self._address, timeout=30)

@@ -13,6 +13,9 @@ MAX_NAME = 60
 MAX_TRAIT = 30
 """UTF-8 bytes of a name: a byte is at most a token of the language model, whatever the script."""
 
+ROUNDING = 1e-5
+"""Relative; the mean of equal values may come out a little above them."""
+
 MAX_CHOSEN = 2
 MAX_SHARED = 3
 
@@ -62,7 +65,8 @@ class GatherFacts:
 def liked_items(catalogue: Catalogue, user: Mapping[str, Any]) -> list[int]:
     """Codes of the items in a user's history that were worth at least the user's average, newest first."""
     history = zip(user[HISTORY_ITEMS] or (), user[HISTORY_VALUES] or (), strict=True)
-    codes = [catalogue.code(item) for item, value in history if value >= user[USER_MEAN_VALUE]]
+    least = user[USER_MEAN_VALUE] - ROUNDING * abs(user[USER_MEAN_VALUE])
+    codes = [catalogue.code(item) for item, value in history if value >= least]
     return list(dict.fromkeys(code for code in reversed(codes) if code != UNKNOWN))
 
 

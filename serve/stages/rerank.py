@@ -83,9 +83,10 @@ def blended_order(scores_M: Preferences, preferences_M: Preferences, weight: flo
     Both are standardised over the M candidates before, so that the weight (0 to 1) means the same for every ranker.
     Ties keep the order of the candidates; without differing preferences it is the order of the scores.
     """
-    blended_M = (1 - weight) * _standardised(scores_M) + weight * _standardised(preferences_M)
-    if not np.ptp(preferences_M) > 0:
+    if _all_equal(preferences_M):
         blended_M = scores_M
+    else:
+        blended_M = (1 - weight) * _standardised(scores_M) + weight * _standardised(preferences_M)
     order_M: Codes = np.argsort(-blended_M, kind="stable").astype(np.int64)
     return order_M
 
@@ -109,7 +110,11 @@ def _entries(names: Sequence[str]) -> list[str]:
 
 def _standardised(values_M: Preferences) -> Preferences:
     """Mean 0 and deviation 1; zeros if all are equal."""
-    if not np.ptp(values_M) > 0:
+    if _all_equal(values_M):
         return np.zeros(len(values_M))
     standardised: Preferences = (values_M - values_M.mean()) / values_M.std()
     return standardised
+
+
+def _all_equal(values_M: Preferences) -> bool:
+    return bool((values_M == values_M[:1]).all())

@@ -1,17 +1,21 @@
 """The same answer wherever a stage runs; one call per micro-batch; nobody waits for somebody else's explanation."""
 
 import asyncio
+import dataclasses
 import pickle
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from cluster.assets import SMOLLM2, fetch
 from serve.batch import Batch, Call, Stage
 from serve.graph import RANKED, Graph, GraphConfig, Outcome, RemoteCall, StageName, StageUnavailableError
 from serve.stages.explain import Explain, ExplainConfig
+from serve.stages.profile import GatherProfiles
+from serve.variant import Variant
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +113,59 @@ async def test_nobody_waits_for_the_explanations_of_others(shop_stages: Stages) 
     assert time.monotonic() - start < 0.4
     assert not explained.done()
     explained.cancel()
+    graph.close()
+
+
+class Backwards:
+    """Re-ranks by turning everything round."""
+
+    def run(self, batch: Batch) -> Batch:
+        return dataclasses.replace(batch, codes_BK=batch.codes_BK[:, ::-1])
+
+
+COLD, WARM = Call("cold", "nobody", 5, ("item-1",), explain=True), Call("warm", "user 2", 5)
+
+
+async def test_only_cold_users_are_re_ranked_and_explained_in_that_order(
+    shop_stages: Stages, shop_variant: Variant
+) -> None:
+    plain = graph_of(GraphConfig(), shop_stages, {})
+    before = await asyncio.gather(plain.recommend(COLD), plain.recommend(WARM))
+    rerank, explain = Remote(Backwards()), Remote(shop_stages["facts"])
+    stages: Stages = {**shop_stages, "profile": GatherProfiles(shop_variant.catalogue, 10)}
+    remote: dict[StageName, RemoteCall] = {"rerank": rerank, "explain": explain}
+    graph = Graph(GraphConfig(rerank="remote"), stages, remote, clock=lambda: NOW, rerank_below=2)
+    cold, warm, nobody = await asyncio.gather(*map(graph.recommend, (COLD, WARM, Call("probe", "", 1))))
+    assert rerank.calls == explain.calls == [1]
+    np.testing.assert_array_equal(cold.batch.codes_BK, before[0].batch.codes_BK[:, ::-1])
+    np.testing.assert_array_equal(warm.batch.codes_BK, before[1].batch.codes_BK)
+    assert cold.timings_ms["rerank"] > 0
+    assert "rerank" not in {**warm.timings_ms, **nobody.timings_ms}
+    plain.close()
+    graph.close()
+
+
+@pytest.mark.parametrize("stage", [unavailable, slow])
+async def test_an_answer_goes_out_in_the_rankers_order(
+    shop_stages: Stages, shop_variant: Variant, stage: RemoteCall
+) -> None:
+    plain = graph_of(GraphConfig(), shop_stages, {})
+    stages: Stages = {**shop_stages, "profile": GatherProfiles(shop_variant.catalogue, 10)}
+    config = GraphConfig(rerank="remote", rerank_timeout_s=0.1)
+    remote: dict[StageName, RemoteCall] = {"rerank": stage, "explain": unavailable}
+    graph = Graph(config, stages, remote, clock=lambda: NOW, rerank_below=2)
+    outcome, expected = await graph.recommend(COLD), await plain.recommend(COLD)
+    assert outcome.degraded == ("rerank", "explain")
+    assert answer(outcome) == answer(expected)
+    assert outcome.batch.profiles == ()
+    plain.close()
+    graph.close()
+
+
+async def test_nobody_is_re_ranked_unless_the_config_says_where(shop_stages: Stages) -> None:
+    graph = Graph(GraphConfig(), shop_stages, {"explain": unavailable}, clock=lambda: NOW, rerank_below=100)
+    outcome = await graph.recommend(COLD)
+    assert "rerank" not in outcome.timings_ms
     graph.close()
 
 

@@ -72,14 +72,15 @@ def test_only_questions_whose_value_can_change_are_reordered(vocabulary: Vocabul
 
 
 def test_what_lies_behind_the_first_candidates_stays(vocabulary: Vocabulary) -> None:
-    def backwards(user: Mapping[str, Any], codes_M: Codes, scores_M: Values) -> list[Codes]:
-        return [np.arange(len(codes_M))[::-1]] * 2
-
     bucket = measured([[2, 3], [1], [1], [2]], vocabulary, backwards, places=3)
     first_and_last = (1 / np.log2(3) + 1 / np.log2(5)) / (1 + 1 / np.log2(3))
     assert bucket.without_N[0] == pytest.approx(first_and_last)
     assert bucket.with_NW[0, 0] == pytest.approx(first_and_last)
     assert bucket.with_NW[1, 0] == pytest.approx(1 / np.log2(4))
+
+
+def backwards(_: Mapping[str, Any], codes_M: Codes, __: Values) -> list[Codes]:
+    return [np.arange(len(codes_M))[::-1]] * 2
 
 
 def bucket_of(known_events: int, *gains: float) -> Bucket:
