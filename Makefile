@@ -4,14 +4,15 @@ RUN := .venv/bin/python -m
 # Debian's packages that the tests take servers and tools from.
 SERVERS := curl util-linux redis-server postgresql
 
-# Events in `make bench-features`.
+# `make bench-features`: events, and how often each side runs.
 SIZES ?= 1m 10m 50m
+REPEATS ?= 3
 # `make bench-quality`: which data set, how many seeds (on the protocols beside the first, too); SEARCH=1 searches every system's settings first.
 DATASET ?= movielens-100k
 SEEDS ?= 3
 OTHER_SEEDS ?= 1
 
-.PHONY: install demo serve test test-cluster lint bench-features bench-quality bench-train cluster-up cluster-down install-servers
+.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-train bench-autoscaling cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -35,13 +36,19 @@ lint: install
 	@.venv/bin/lint-imports
 
 bench-features: install ## features beside polars, DuckDB and Feast; SIZES="1m 10m" for less than 50 M events
-	@$(RUN) benchmarks.features --sizes $(SIZES)
+	@$(RUN) benchmarks.features --sizes $(SIZES) --repeats $(REPEATS)
 
 bench-train: install ## Horovod beside torch DDP beside a plain loop, and what Horovod's features do; 15 minutes
 	@$(RUN) benchmarks.training --dataset $(DATASET)
 
 bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
 	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search)
+
+bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes
+	@$(RUN) benchmarks.autoscaling --dataset $(DATASET)
+
+bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour
+	@$(RUN) benchmarks.ablation --dataset $(DATASET) --seeds $(SEEDS)
 
 cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
 	@$(RUN) cluster.local_cluster up

@@ -189,7 +189,7 @@ def _ranker(
         )
     with connect(settings, log_to_driver=False):
         scaling = Scaling.model_validate(cards["two-tower"].scaling)
-        workflow = open_workflow(settings, dataset.name, scaling, console, protocol)
+        workflow = open_workflow(settings, dataset.name, scaling, console, protocol=protocol)
         contestants = refit(workflow)
     workflow.forget()
     ranker = contestants.recommenders["two_tower_ranker"]

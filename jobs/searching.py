@@ -5,9 +5,18 @@ from typing import Any, Literal
 
 from cluster.files import write_atomically
 from cluster.reports import ReportClock
+from cluster.session import connect
 from cluster.settings import Settings
 from jobs.console import Console
-from jobs.training import TrainingConfig, found_config, read_training_config, write_found_config
+from jobs.training import (
+    TrainingConfig,
+    found_config,
+    open_workflow,
+    origin_of_challenger,
+    read_training_config,
+    require_trainable,
+    write_found_config,
+)
 from train.ranking import RankingConfig
 from train.retrieval import RetrievalConfig
 from train.trainer import delete_run
@@ -21,6 +30,24 @@ from tune.space import around
 
 Searched = Literal["retrieval", "ranking"]
 """A model that can be searched, as the sections of `TrainingConfig` name it."""
+
+
+def run_search(model: Searched, settings: Settings, dataset: str, asked: Path | None, trials: int | None) -> None:
+    """The whole of a search job: what can be refused is refused before Ray starts, then search, keep and report.
+
+    Raises:
+        TowerlineError: the configuration, the data set or MLflow is not as it must be, or the ranker, which is searched
+            for the challenger two-tower, has none.
+    """
+    clock, console = ReportClock(f"tune_{model}"), Console()
+    config = search_config(settings, dataset, asked, model, trials)
+    require_trainable(settings, dataset)
+    origin = origin_of_challenger(settings, dataset) if model == "ranking" else None
+    with connect(settings, log_to_driver=False):
+        workflow = open_workflow(settings, dataset, config.scaling, console, origin=origin)
+        search = search_ranking if model == "ranking" else search_retrieval
+        outcome: SearchOutcome[Any] = search(workflow, config, console)
+    finish_search(model, outcome, config, workflow, clock=clock, console=console)
 
 
 def search_config(

@@ -22,21 +22,9 @@ def main(arguments: list[str]) -> None:
     """Search, keep the best, report."""
     asked, settings = parse(arguments), Settings()
 
-    from cluster.reports import ReportClock
-    from cluster.session import connect
-    from jobs.console import Console
-    from jobs.searching import finish_search, search_config, search_ranking
-    from jobs.training import open_workflow, require_trainable
-    from train.registry import load_challenger
+    from jobs.searching import run_search
 
-    clock, console = ReportClock("tune_ranking"), Console()
-    config = search_config(settings, asked.dataset, asked.config, "ranking", asked.trials)
-    require_trainable(settings, asked.dataset)
-    load_challenger(settings.tracking_uri, asked.dataset)
-    with connect(settings, log_to_driver=False):
-        workflow = open_workflow(settings, asked.dataset, config.scaling, console)
-        outcome = search_ranking(workflow, config, console)
-    finish_search("ranking", outcome, config, workflow, clock=clock, console=console)
+    run_search("ranking", settings, asked.dataset, asked.config, asked.trials)
 
 
 if __name__ == "__main__":

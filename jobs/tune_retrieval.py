@@ -22,19 +22,9 @@ def main(arguments: list[str]) -> None:
     """Search, keep the best, report."""
     asked, settings = parse(arguments), Settings()
 
-    from cluster.reports import ReportClock
-    from cluster.session import connect
-    from jobs.console import Console
-    from jobs.searching import finish_search, search_config, search_retrieval
-    from jobs.training import open_workflow, require_trainable
+    from jobs.searching import run_search
 
-    clock, console = ReportClock("tune_retrieval"), Console()
-    config = search_config(settings, asked.dataset, asked.config, "retrieval", asked.trials)
-    require_trainable(settings, asked.dataset)
-    with connect(settings, log_to_driver=False):
-        workflow = open_workflow(settings, asked.dataset, config.scaling, console)
-        outcome = search_retrieval(workflow, config, console)
-    finish_search("retrieval", outcome, config, workflow, clock=clock, console=console)
+    run_search("retrieval", settings, asked.dataset, asked.config, asked.trials)
 
 
 if __name__ == "__main__":

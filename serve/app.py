@@ -5,12 +5,13 @@ from typing import Any
 
 import ray.serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from cluster.settings import Settings
 from serve.config import AppConfig, Replicas
 from serve.deployments import REPLICAS
 from serve.gateway import Gateway
+from serve.limits import MAX_IN_THREADS
 from serve.loading import reranking_policy
 
 NAME = "towerline"
@@ -19,6 +20,10 @@ NAME = "towerline"
 
 ONE_THREAD = {"POLARS_MAX_THREADS": "1"}
 """A request's tables are small: handing them out to threads costs a third more than it saves."""
+
+
+BESIDES = MAX_IN_THREADS + 64
+"""Requests that a gateway has under way beside those in its graph: for the store, and to be refused."""
 
 
 def build(args: AppConfig) -> Application:
@@ -35,14 +40,15 @@ def application(settings: Settings, config: AppConfig) -> Application:
     for name in config.graph.remote():
         replica = REPLICAS[name]
         scaling = config.explain_replicas if name in ("rerank", "explain") else config.stage_replicas
+        options = _options(replica.__name__, scaling, scaling.max_ongoing_requests, config)
         more = (policy,) if name == "rerank" else ()
-        bound = ray.serve.deployment(**_options(replica.__name__, scaling))(replica).bind(settings, config, *more)
-        remote[name] = bound
-    gateway = ray.serve.deployment(**_options("Gateway", config.gateway_replicas))(Gateway)
+        remote[name] = ray.serve.deployment(**options)(replica).bind(settings, config, *more)
+    most = max(config.gateway_replicas.max_ongoing_requests, config.graph.most_requests() + BESIDES)
+    gateway = ray.serve.deployment(**_options("Gateway", config.gateway_replicas, most, config))(Gateway)
     return gateway.bind(settings, config, remote, policy)
 
 
-def _options(name: str, replicas: Replicas) -> dict[str, Any]:
+def _options(name: str, replicas: Replicas, max_ongoing_requests: int, config: AppConfig) -> dict[str, Any]:
     return {
         "name": name,
         "autoscaling_config": AutoscalingConfig(
@@ -52,9 +58,12 @@ def _options(name: str, replicas: Replicas) -> dict[str, Any]:
             upscale_delay_s=replicas.upscale_delay_s,
             downscale_delay_s=replicas.downscale_delay_s,
         ),
-        "max_ongoing_requests": replicas.max_ongoing_requests,
+        "max_ongoing_requests": max_ongoing_requests,
+        # The last resort: the gateway refuses before that, and its graph asks no more of a stage.
+        "max_queued_requests": max_ongoing_requests,
+        "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=1),
         "ray_actor_options": {"num_cpus": replicas.num_cpus, "runtime_env": {"env_vars": ONE_THREAD}},
         "graceful_shutdown_wait_loop_s": 0.2,
-        "graceful_shutdown_timeout_s": 10.0,
+        "graceful_shutdown_timeout_s": config.request_timeout_s,
         "max_constructor_retry_count": 3,
     }

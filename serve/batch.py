@@ -5,6 +5,7 @@ return a new batch with their columns filled in; a remote stage receives the bat
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,12 @@ class Call:
     count: int
     recent_items: tuple[str, ...] = ()
     explain: bool = False
+    allow: tuple[str, ...] | None = None
+    """The only items to answer with, if it names any."""
+    deny: tuple[str, ...] = ()
+    """Items not to answer with."""
+    budget_s: float | None = None
+    """Seconds that it has from its arrival to its answer, if it says so itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +118,28 @@ class Batch:
     explanations: tuple[Mapping[int, str], ...] = ()
     """Per request, item code to sentence."""
 
+    budget_s: float = math.inf
+    """Seconds that the caller of a remote stage waits for it from now on."""
+
+    degraded: tuple[str, ...] = ()
+    """Stages that were skipped, or replaced by their fallback."""
+
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.calls)
+
+    def reordered(self, order_BK: Codes) -> "Batch":
+        """The batch with the candidates of each row in another order."""
+        return dataclasses.replace(
+            self,
+            codes_BK=np.take_along_axis(self.codes_BK, order_BK, axis=1),
+            retrieval_BK=np.take_along_axis(self.retrieval_BK, order_BK, axis=1),
+            scores_BK=np.take_along_axis(self.scores_BK, order_BK, axis=1),
+            item_features=(
+                self.item_features[_row_numbers(order_BK)] if self.item_features.height else self.item_features
+            ),
+        )
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """The batch of some of its requests."""
@@ -134,6 +159,13 @@ class Batch:
             facts=_pick(self.facts, rows),
             explanations=_pick(self.explanations, rows),
         )
+
+
+def _row_numbers(order_BK: Codes) -> Codes:
+    """Places within rows of K as row numbers (B x K) of a table."""
+    rows, width = order_BK.shape
+    numbers: Codes = (order_BK + width * np.arange(rows)[:, None]).ravel()
+    return numbers
 
 
 def _pick(column: tuple[T, ...], rows: Sequence[int]) -> tuple[T, ...]:

@@ -1,12 +1,25 @@
 """Micro-batching: requests that wait at the same moment are answered together, and nothing ever waits for company."""
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+SMOOTHING = 0.2
+"""Weight of the newest batch in the time that one usually takes."""
+
+
+class QueueFullError(Exception):
+    """So many items wait that another one is refused."""
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(f"{waiting} requests wait already; ask again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+        """Whole seconds after which there should be room, at the pace of the last batches."""
 
 
 class MicroBatcher(Generic[Item, Result]):
@@ -17,16 +30,36 @@ class MicroBatcher(Generic[Item, Result]):
     """
 
     def __init__(
-        self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], max_size: int, in_flight: int
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        max_size: int,
+        in_flight: int,
+        together: Callable[[Item, Item], bool] = lambda _, __: True,
+        max_waiting: float = math.inf,
     ) -> None:
+        """`together`: whether an item may be in the batch of the one that has waited longest.
+
+        `max_waiting`: items that may wait, those that are being run not counted.
+        """
         self._run = run
+        self._in_flight = in_flight
+        self._max_waiting = max_waiting
+        self._usual_s = 0.0
+        self._together = together
         self._max_size = max_size
         self._free = in_flight
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
+    def require_room(self, count: int = 1) -> None:
+        """Raise QueueFullError if so many more items may not wait."""
+        waiting = len(self._waiting)
+        if waiting + count > self._max_waiting:
+            batches = math.ceil((waiting + count) / (self._max_size * self._in_flight))
+            raise QueueFullError(waiting, max(1, math.ceil(batches * self._usual_s)))
+
     async def submit(self, item: Item) -> Result:
-        """The result of `item`, computed together with what else waits now.
+        """The result of `item`, computed together with what else waits now. It waits, even if there is no room.
 
         Raises whatever `run` raised for the batch that the item was in.
         """
@@ -49,13 +82,17 @@ class MicroBatcher(Generic[Item, Result]):
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         """The next requests whose clients still wait for them."""
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        others: list[tuple[Item, asyncio.Future[Result]]] = []
         while self._waiting and len(batch) < self._max_size:
             entry = self._waiting.popleft()
             if not entry[1].done():
-                batch.append(entry)
+                fits = not batch or self._together(batch[0][0], entry[0])
+                (batch if fits else others).append(entry)
+        self._waiting.extendleft(reversed(others))
         return batch
 
     async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        start = time.monotonic()
         try:
             results = await self._run([item for item, _ in batch])
             for (_, future), result in zip(batch, results, strict=True):
@@ -68,5 +105,6 @@ class MicroBatcher(Generic[Item, Result]):
             if not isinstance(error, Exception):
                 raise
         finally:
+            self._usual_s += SMOOTHING * (time.monotonic() - start - self._usual_s)
             self._free += 1
             self._start()

@@ -6,7 +6,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cluster.errors import TowerlineError
+from serve.eligibility import RulesConfig
 from serve.graph import GraphConfig
+from serve.limits import REQUEST_TIMEOUT_S
+from serve.profile import SERVE_TIMEOUT_S
 from serve.stages.explain import ExplainConfig
 
 
@@ -21,7 +24,8 @@ class Replicas(BaseModel):
     """Requests under way per replica that autoscaling aims at."""
 
     max_ongoing_requests: PositiveInt = 64
-    """Requests that a replica takes at once; more wait in the caller."""
+    """Requests that a replica takes at once; more wait in the caller. A gateway takes as many as its graph may have
+    under way, and then some: it says itself when it has too many."""
 
     upscale_delay_s: NonNegativeFloat = 10.0
     downscale_delay_s: NonNegativeFloat = 120.0
@@ -46,7 +50,12 @@ class AppConfig(BaseModel):
     champion_poll_s: PositiveFloat = 3.0
     """Seconds between two looks at the registry for another champion."""
 
+    request_timeout_s: float = Field(default=REQUEST_TIMEOUT_S, gt=0, lt=SERVE_TIMEOUT_S)
+    """Seconds after which a request is given up, whatever it waits for; a replica that stops waits so long for those
+    under way."""
+
     graph: GraphConfig = GraphConfig()
+    rules: RulesConfig = RulesConfig()
     explain: ExplainConfig = ExplainConfig()
     gateway_replicas: Replicas = Replicas(max=2)
     stage_replicas: Replicas = Replicas(max=2)

@@ -5,8 +5,10 @@ answered, so that no answer is made of two, whichever of them each replica took 
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 
+from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from serve.batch import Batch, Stage
 from serve.config import AppConfig
@@ -32,8 +34,14 @@ class StageReplica:
         self._coming: dict[str, asyncio.Task[Stage]] = {}
 
     async def run(self, batch: Batch, variant: str) -> Batch:
-        """The stage's answer, computed in a thread so that the replica goes on answering health checks."""
+        """The stage's answer, computed in a thread so that the replica goes on answering health checks.
+
+        Raises TowerlineError if the variant was not there before the caller gave up.
+        """
+        deadline = time.monotonic() + batch.budget_s
         stage = await self._stage(variant)
+        if time.monotonic() > deadline:
+            raise TowerlineError(f"variant {variant} was loaded after {batch.budget_s:.3f} s, too late for the batch")
         return await asyncio.to_thread(stage.run, batch)
 
     async def prepare(self, variant: str) -> None:
@@ -83,6 +91,12 @@ class RankingReplica(StageReplica):
     name = "ranking"
 
 
+class DiversityReplica(StageReplica):
+    """Puts unlike items first."""
+
+    name = "diversity"
+
+
 class ExplainReplica:
     """Runs the language model, which is the same for every variant."""
 
@@ -106,7 +120,10 @@ class RerankReplica:
 
 
 REPLICAS: Mapping[StageName, type[StageReplica] | type[ExplainReplica] | type[RerankReplica]] = {
-    **{replica.name: replica for replica in (FeaturesReplica, RetrievalReplica, FilterReplica, RankingReplica)},
+    **{
+        replica.name: replica
+        for replica in (FeaturesReplica, RetrievalReplica, FilterReplica, RankingReplica, DiversityReplica)
+    },
     "rerank": RerankReplica,
     "explain": ExplainReplica,
 }

@@ -12,15 +12,18 @@ import ray.serve.exceptions
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
+from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from serve.batch import Batch
 from serve.config import AppConfig
 from serve.decisions import DecisionLog
-from serve.graph import RANKED, Graph, RemoteCall, StageName, StageUnavailableError
+from serve.graph import RANKED, Graph, StageName
 from serve.http import build_http
 from serve.loading import Parts, make_first
 from serve.reranking_policy import RerankingPolicy
+from serve.schemas import Health
 from serve.service import Place, Service
+from serve.steps import RemoteCall, StageUnavailableError
 from serve.takeover import Champions, Live
 
 logger = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ class Gateway:
         self._live = Live(first.made, self._decisions, first.champion, first.refused)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_http(self._live, self._following)
+        return build_http(self._live, self._following, self._config.request_timeout_s)
 
     async def check_health(self) -> None:
         """Called by Serve: a replica whose model does not answer is replaced."""
@@ -63,7 +66,7 @@ class Gateway:
         try:
             remote = [self._remote[name] for name in RANKED if name in self._remote]
             await asyncio.gather(*(handle.broadcast("prepare", variant).results_async() for handle in remote))
-            await service.health()
+            _require_whole(await service.health())
         except BaseException:
             service.close()
             raise
@@ -77,21 +80,31 @@ class Gateway:
         return Service(
             place=Place(self._config.dataset, self._replica),
             variant=parts.variant,
-            graph=Graph(self._config.graph, stages, calls, rerank_below=below),
+            graph=Graph(self._config.graph, stages, calls, parts.fallbacks(), rerank_below=below),
             store=parts.store,
             decisions=self._decisions,
         )
 
 
+def _require_whole(health: Health) -> None:
+    """Raise TowerlineError if stages were left out of a variant's first answer."""
+    if health.degraded:
+        raise TowerlineError(f"variant {health.variant} answers its first probe without {', '.join(health.degraded)}")
+
+
 def _remote_call(name: StageName, handle: DeploymentHandle[Any], variant: str) -> RemoteCall:
     """One handle call per batch, which says by which variant it is answered.
 
-    What Ray reports as failure of the stage becomes `StageUnavailableError`.
+    What Ray reports as failure of the stage becomes `StageUnavailableError`. A caller that gives up calls it off.
     """
 
     async def call(batch: Batch) -> Batch:
+        response: Any = handle.run.remote(batch, variant)
         try:
-            answered: Any = await handle.run.remote(batch, variant)
+            answered = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.warning("stage %s failed: %s", name, error)
             raise StageUnavailableError(f"stage {name!r} does not answer") from error

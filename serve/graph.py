@@ -1,37 +1,46 @@
 """How the stages are composed: each edge is a call in this process or one handle call per micro-batch to a deployment.
 
 The stages up to the ranking are run for all requests that wait at the same moment. Neighbouring in-process stages are
-fused: the batch passes through them in one go. What the language model does comes after that, re-ranking for cold
-users and sentences for those who asked for them, and nobody else waits for it.
+fused: the batch passes through them in one go. What the language model does, re-ranking for cold users and sentences
+for those who asked for them, is apart from that, and nobody else waits for it.
+
+Every request has a deadline. A stage that does not answer in time, or has failed too often to be asked, is skipped:
+its fallback takes its place, and the answer says so (`degraded`). Those without a fallback fail the request.
 """
 
 import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.errors import TowerlineError
-from data.schema import USER_EVENT_COUNT
 from serve.batch import Batch, Call, Stage
 from serve.batcher import MicroBatcher
+from serve.breaker import BreakerConfig, CircuitBreaker, State
+from serve.reranking import Reranking
+from serve.steps import InProcess, Remote, RemoteCall, StageUnavailableError, Step
 
 logger = logging.getLogger(__name__)
 
 Edge = Literal["in_process", "remote"]
-StageName = Literal["features", "retrieval", "filter", "ranking", "profile", "rerank", "facts", "explain"]
-RANKED: tuple[StageName, ...] = ("features", "retrieval", "filter", "ranking")
+StageName = Literal[
+    "features", "retrieval", "filter", "ranking", "profile", "rerank", "diversity", "limit", "facts", "explain"
+]
+RANKED: tuple[StageName, ...] = ("features", "retrieval", "filter", "ranking", "diversity", "limit")
 """The stages that every answer needs, in order."""
 RERANKED: tuple[StageName, ...] = ("profile", "rerank")
-"""The stages that re-rank for cold users."""
+"""The stages that re-rank for cold users, after the ranking."""
+AFTER_RANKING = RANKED.index("ranking") + 1
 EXPLAINED: tuple[StageName, ...] = ("facts", "explain")
 """The stages that add the sentences."""
+MAX_BUDGET_S = 30.0
+MAX_REQUESTS = 100
+"""Requests that may come in one; the queue must have room for them."""
 
 
 class GraphConfig(BaseModel):
@@ -46,31 +55,60 @@ class GraphConfig(BaseModel):
     rerank: Edge | Literal["off"] = "off"
     """Where the language model re-ranks for cold users, if an evaluation has found that it helps
     (`serve.reranking_policy`). Gathering what it re-ranks by always happens in process."""
+    diversity: Edge = "in_process"
+    """What rules say of an answer as a whole is always seen to in process after it (`limit`)."""
     explain: Edge = "remote"
     """Gathering the facts for it always happens in process."""
 
     candidates: int = Field(default=100, ge=1, le=10_000)
     """Items that retrieval hands to the ranker, after those already seen are left out."""
 
+    diversity_lambda: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the score against likeness to better items (maximal marginal relevance); 1 keeps the order."""
+
     max_batch_size: int = Field(default=64, ge=1)
     """Most requests that are answered together."""
+
+    max_waiting: int = Field(default=256, ge=MAX_REQUESTS)
+    """Most requests that wait for their batch. A further one is refused at once."""
 
     batches_in_flight: int = Field(default=1, ge=1)
     """Batches under way at once. One lets batches grow with load; more pays only where remote stages overlap."""
 
-    explained_items: int = Field(default=3, ge=1, le=10)
-    """How many of the first items come with a sentence, when sentences are asked for."""
+    budget_s: float = Field(default=5.0, gt=0, le=MAX_BUDGET_S)
+    """Seconds that a request has until it must be ranked, unless it brings a budget of its own, which then includes its
+    sentences. What is not answered by then fails."""
+
+    stage_share: float = Field(default=0.8, gt=0, le=1)
+    """The part of the time left that one remote stage may take; the rest is for what comes after it."""
+
+    breaker: BreakerConfig = BreakerConfig()
+    """Of every remote stage."""
 
     rerank_timeout_s: float = Field(default=3.0, gt=0)
-    """After this many seconds an answer goes out in the ranker's order."""
+    """After so many seconds, or after `stage_share` of the time left, an answer goes on in the ranker's order."""
+
+    rerank_waiting: int = Field(default=64, ge=1)
+    """Most requests that are re-ranked at once. Further ones keep the ranker's order."""
+
+    explained_items: int = Field(default=3, ge=1, le=10)
+    """How many of the first items come with a sentence, when sentences are asked for."""
 
     explain_timeout_s: float = Field(default=15.0, gt=0)
     """After this many seconds an answer goes out without its sentences."""
 
+    explain_waiting: int = Field(default=64, ge=1)
+    """Most requests that wait for sentences at once. Further ones are answered without."""
+
     def remote(self) -> tuple[StageName, ...]:
         """The stages with a deployment of their own."""
-        names: tuple[StageName, ...] = (*RANKED, "rerank", "explain")
-        return tuple(name for name in names if getattr(self, name) == "remote")
+        names: tuple[StageName, ...] = (*RANKED, *RERANKED, *EXPLAINED)
+        return tuple(name for name in names if getattr(self, name, "in_process") == "remote")
+
+    def most_requests(self) -> int:
+        """Most requests that a graph has under way: they wait, are being ranked, re-ranked or explained."""
+        reranked = 0 if self.rerank == "off" else self.rerank_waiting
+        return self.max_waiting + self.max_batch_size * self.batches_in_flight + reranked + self.explain_waiting
 
     def in_process(self) -> tuple[StageName, ...]:
         """The stages that live in the gateway's replicas."""
@@ -78,21 +116,30 @@ class GraphConfig(BaseModel):
         return tuple(name for name in (*RANKED, *reranked, *EXPLAINED) if name not in self.remote())
 
 
-class StageUnavailableError(Exception):
-    """A remote stage did not answer; raised by its `RemoteCall`."""
-
-
-RemoteCall = Callable[[Batch], Awaitable[Batch]]
-"""One call of a remote stage with a whole micro-batch. Raises `StageUnavailableError`."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """One request's share of an answered batch: `batch` has a single row."""
 
     batch: Batch
-    degraded: tuple[StageName, ...]
+    degraded: tuple[str, ...]
     timings_ms: Mapping[str, float]
+
+
+class TooLateError(Exception):
+    """The deadline of a request went by."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    call: Call
+    deadline: float
+
+    def shares_with(self, other: "_Waiting") -> bool:
+        """Whether the two may be answered together: whoever is in a hurry must not cost the patient their stages."""
+        mine, others = self.call.budget_s, other.call.budget_s
+        if mine is None or others is None:
+            return mine is others
+        return max(mine, others) <= 2 * min(mine, others)
 
 
 @dataclass(frozen=True)
@@ -100,29 +147,15 @@ class _Ranked:
     batch: Batch
     row: int
     started: float
-    reranked: "asyncio.Task[Batch | None] | None"
-    """None if the call's user is not cold."""
     explained: "asyncio.Task[Batch | None] | None"
-    """None if the call wants no sentences."""
 
 
-def run_stages(stages: Sequence[tuple[str, Stage]], batch: Batch) -> Batch:
-    """Run stages one after the other in this process and note the milliseconds of each. Synchronous, without Ray."""
-    for name, stage in stages:
-        start = time.perf_counter()
-        batch = _timed(stage.run(batch), name, start)
-    return batch
+@dataclass(frozen=True)
+class _Cold:
+    """One of those that are being re-ranked together."""
 
-
-def _share_of(calls: Sequence[Call], batch: Batch) -> Batch:
-    """The rows of some of a batch's calls."""
-    ids = [each.decision_id for each in batch.calls]
-    return batch.select([ids.index(call.decision_id) for call in calls])
-
-
-def _timed(batch: Batch, name: str, start: float) -> Batch:
-    spent = (time.perf_counter() - start) * 1e3
-    return dataclasses.replace(batch, timings_ms={**batch.timings_ms, name: spent})
+    reranked: "asyncio.Task[list[_Ranked]]"
+    row: int
 
 
 class Graph:
@@ -133,131 +166,161 @@ class Graph:
         config: GraphConfig,
         stages: Mapping[StageName, Stage],
         remote: Mapping[StageName, RemoteCall],
+        fallbacks: Mapping[StageName, Stage] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
         rerank_below: int = 0,
     ) -> None:
-        """`stages` holds the in-process stages of `config`, `remote` the others. `clock` gives the time in UTC.
+        """`stages` holds the in-process stages of `config`, `remote` the others.
 
-        Users of whom fewer than `rerank_below` events are known are cold.
+        `fallbacks` holds what takes the place of a stage that is skipped; one without is needed by every answer.
+        `clock` gives the time in UTC. Users of whom fewer than `rerank_below` events are known are re-ranked.
         """
         self._config = config
         self._clock = clock
-        self._rerank_below = 0 if config.rerank == "off" else rerank_below
-        self._workers: list[ThreadPoolExecutor] = []
-        self._steps = self._compose(RANKED, stages, remote)
-        self._reranking = self._compose(RERANKED, stages, remote) if self._rerank_below else []
-        self._explaining = self._compose(EXPLAINED, stages, remote)
-        self._batcher = MicroBatcher(self._rank, config.max_batch_size, config.batches_in_flight)
+        self._breakers = {name: CircuitBreaker(name, config.breaker) for name in remote}
+        self._in_process: list[InProcess] = []
+        reranks = config.rerank != "off" and rerank_below > 0
+        together = AFTER_RANKING if reranks else len(RANKED)
+        fallbacks = fallbacks or {}
+        self._steps = self._compose(RANKED[:together], stages, remote, fallbacks)
+        self._reranking = (
+            Reranking(
+                self._compose(RERANKED, stages, remote, fallbacks),
+                rerank_below,
+                timeout_s=config.rerank_timeout_s,
+                share=config.stage_share,
+                places=config.rerank_waiting,
+            )
+            if reranks
+            else None
+        )
+        self._finishing = self._compose(RANKED[together:], stages, remote, fallbacks)
+        """What is left to be done once it is known who is cold."""
+        self._explaining = self._compose(EXPLAINED, stages, remote, {})
+        self._being_explained = 0
+        self._batcher = MicroBatcher(
+            self._rank, config.max_batch_size, config.batches_in_flight, _Waiting.shares_with, config.max_waiting
+        )
+
+    @property
+    def circuits(self) -> Mapping[StageName, State]:
+        """The state of each remote stage's circuit breaker."""
+        return {name: breaker.state for name, breaker in self._breakers.items()}
+
+    def require_room(self, count: int = 1) -> None:
+        """Raise QueueFullError if so many more requests may not wait."""
+        self._batcher.require_room(count)
 
     async def recommend(self, call: Call) -> Outcome:
-        """Answer one request. Raises `StageUnavailableError` when a stage that every answer needs is gone."""
+        """Answer one request. Whether there is room for it is for its caller to ask.
+
+        Raises:
+            StageUnavailableError: a stage that every answer needs is gone.
+            TooLateError: the request's budget was used up before it could be answered at all.
+        """
         arrived = time.perf_counter()
-        ranked = await self._batcher.submit(call)
+        ranked = await self._ranked(call)
         timings = {"queue": (ranked.started - arrived) * 1e3, **ranked.batch.timings_ms}
-        degraded: list[StageName] = []
         batch = ranked.batch.select([ranked.row])
-        if ranked.reranked is not None:
-            reranked = await asyncio.shield(ranked.reranked)
-            if reranked is None:
-                degraded.append("rerank")
-            else:
-                batch = _share_of([call], reranked)
-                timings["rerank"] = reranked.timings_ms["rerank"]
-        if ranked.explained is not None:
-            explained = await asyncio.shield(ranked.explained)
+        degraded = batch.degraded
+        if call.explain:
+            explained = await asyncio.shield(ranked.explained) if ranked.explained is not None else None
             if explained is None:
-                degraded.append("explain")
+                degraded = (*degraded, "explain")
             else:
-                batch = dataclasses.replace(batch, explanations=_share_of([call], explained).explanations)
+                mine = [each.decision_id for each in explained.calls].index(call.decision_id)
+                batch = dataclasses.replace(batch, explanations=(explained.explanations[mine],))
                 timings["explain"] = explained.timings_ms["explain"]
         timings["total"] = (time.perf_counter() - arrived) * 1e3
-        return Outcome(batch, tuple(degraded), {name: round(spent, 3) for name, spent in timings.items()})
+        return Outcome(batch, degraded, {name: round(spent, 3) for name, spent in timings.items()})
 
     def close(self) -> None:
         """Give the worker threads back."""
-        for worker in self._workers:
-            worker.shutdown(wait=False, cancel_futures=True)
+        for step in self._in_process:
+            step.close()
 
-    async def _rank(self, calls: Sequence[Call]) -> list[_Ranked]:
+    async def _ranked(self, call: Call) -> _Ranked:
+        budget_s = self._config.budget_s if call.budget_s is None else call.budget_s
+        try:
+            async with asyncio.timeout(budget_s) as timer:
+                ranked = await self._batcher.submit(_Waiting(call, time.monotonic() + budget_s))
+                if isinstance(ranked, _Cold):
+                    ranked = (await asyncio.shield(ranked.reranked))[ranked.row]
+                return ranked
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise TooLateError(f"there is no answer within the request's {budget_s:g} s") from error
+
+    async def _rank(self, waiting: Sequence[_Waiting]) -> Sequence[_Ranked | _Cold]:
         started = time.perf_counter()
-        batch = Batch(calls=tuple(calls), at=self._clock())
+        deadline = min(each.deadline for each in waiting)
+        batch = Batch(calls=tuple(each.call for each in waiting), at=self._clock())
         for step in self._steps:
-            batch = await step(batch)
-        cold = self._cold(batch)
-        reranked = asyncio.ensure_future(self._rerank_some(batch.select(cold))) if cold else None
-        ranked = []
-        for rows, reranking in ((cold, reranked), ([row for row in range(len(calls)) if row not in cold], None)):
-            wanted = [row for row in rows if calls[row].explain]
-            explained = asyncio.ensure_future(self._explain_after(reranking, batch.select(wanted))) if wanted else None
-            ranked += [
-                _Ranked(batch, row, started, reranking, explained if calls[row].explain else None) for row in rows
-            ]
-        return sorted(ranked, key=lambda each: each.row)
+            batch = await step(batch, deadline)
+        cold = self._reranking.cold(batch) if self._reranking is not None else []
+        if not cold:
+            return await self._finish(batch, deadline, started)
+        reranked = asyncio.ensure_future(self._rerank(batch.select(cold), deadline, started))
+        answers: dict[int, _Ranked | _Cold] = {row: _Cold(reranked, place) for place, row in enumerate(cold)}
+        if others := [row for row in range(len(batch)) if row not in answers]:
+            answers |= zip(others, await self._finish(batch.select(others), deadline, started), strict=True)
+        return [answers[row] for row in range(len(batch))]
 
-    def _cold(self, batch: Batch) -> list[int]:
-        """The rows whose users have few events, but something to be judged by: an event or an attribute."""
-        if not self._rerank_below:
-            return []
-        counts = batch.users[USER_EVENT_COUNT].to_list()
-        rows = enumerate(zip(counts, batch.known, strict=True))
-        return [row for row, (count, known) in rows if count < self._rerank_below and (count or known)]
+    async def _rerank(self, batch: Batch, deadline: float, started: float) -> list[_Ranked]:
+        assert self._reranking is not None
+        return await self._finish(await self._reranking(batch, deadline), deadline, started)
 
-    async def _rerank_some(self, batch: Batch) -> Batch | None:
+    async def _finish(self, batch: Batch, deadline: float, started: float) -> list[_Ranked]:
+        for step in self._finishing:
+            batch = await step(batch, deadline)
+        wanted = [row for row, call in enumerate(batch.calls) if call.explain]
+        explained = None
+        if wanted and batch.item_features.height and self._may_explain(len(wanted)):
+            explained = asyncio.ensure_future(self._explain_some(batch.select(wanted), deadline))
+        return [_Ranked(batch, row, started, explained) for row in range(len(batch))]
+
+    def _may_explain(self, count: int) -> bool:
+        return self._being_explained + count <= self._config.explain_waiting
+
+    async def _explain_some(self, batch: Batch, deadline: float) -> Batch | None:
+        """The sentences, if they come in time: before `deadline` where the requests brought a budget."""
+        if all(call.budget_s is None for call in batch.calls):
+            deadline = time.monotonic() + self._config.explain_timeout_s
+        self._being_explained += len(batch)
         try:
-            async with asyncio.timeout(self._config.rerank_timeout_s):
-                for step in self._reranking:
-                    batch = await step(batch)
-                return batch
-        except (StageUnavailableError, TowerlineError, TimeoutError) as error:
-            logger.warning("%d answers are not re-ranked: %s", len(batch), error or "it took too long")
-            return None
-
-    async def _explain_after(self, reranking: "asyncio.Task[Batch | None] | None", batch: Batch) -> Batch | None:
-        reranked = await asyncio.shield(reranking) if reranking is not None else None
-        return await self._explain_some(batch if reranked is None else _share_of(batch.calls, reranked))
-
-    async def _explain_some(self, batch: Batch) -> Batch | None:
-        try:
-            async with asyncio.timeout(self._config.explain_timeout_s):
+            async with asyncio.timeout(deadline - time.monotonic()):
                 for step in self._explaining:
-                    batch = await step(batch)
+                    batch = await step(batch, deadline)
                 return batch
         except (StageUnavailableError, TimeoutError) as error:
             logger.warning("%d answers go without explanation: %s", len(batch), error or "it took too long")
             return None
+        finally:
+            self._being_explained -= len(batch)
 
     def _compose(
         self,
         names: Sequence[StageName],
         stages: Mapping[StageName, Stage],
         remote: Mapping[StageName, RemoteCall],
-    ) -> list[RemoteCall]:
+        fallbacks: Mapping[StageName, Stage],
+    ) -> list[Step]:
         """One step per remote stage and one per run of neighbouring in-process stages."""
-        steps: list[RemoteCall] = []
+        steps: list[Step] = []
         fused: list[tuple[str, Stage]] = []
         for name in names:
             if name in remote:
-                steps += [self._in_process(fused)] if fused else []
-                steps.append(_remotely(name, remote[name]))
+                steps += [self._fused(fused, fallbacks)] if fused else []
+                breaker = self._breakers[name]
+                steps.append(Remote(name, remote[name], breaker, self._config.stage_share, fallbacks.get(name)))
                 fused = []
             else:
                 fused.append((name, stages[name]))
-        return steps + ([self._in_process(fused)] if fused else [])
+        return steps + ([self._fused(fused, fallbacks)] if fused else [])
 
-    def _in_process(self, stages: list[tuple[str, Stage]]) -> RemoteCall:
-        """Run the stages in a thread of their own, so that the event loop goes on taking requests meanwhile."""
-        worker = ThreadPoolExecutor(self._config.batches_in_flight, thread_name_prefix=stages[0][0])
-        self._workers.append(worker)
-
-        async def step(batch: Batch) -> Batch:
-            return await asyncio.get_running_loop().run_in_executor(worker, run_stages, stages, batch)
-
+    def _fused(self, stages: Sequence[tuple[str, Stage]], fallbacks: Mapping[StageName, Stage]) -> InProcess:
+        step = InProcess(stages, {str(name): each for name, each in fallbacks.items()}, self._config.batches_in_flight)
+        self._in_process.append(step)
         return step
-
-
-def _remotely(name: str, call: RemoteCall) -> RemoteCall:
-    async def step(batch: Batch) -> Batch:
-        start = time.perf_counter()
-        return _timed(await call(batch), name, start)
-
-    return step

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Path, Query
 from fastapi_offline import FastAPIOffline
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from serve.limits import REQUEST_TIMEOUT_S, Limits
 from serve.problems import MEDIA_TYPE, Problem, install
 from serve.schemas import (
     MAX_ID,
@@ -31,7 +32,15 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": f"The body is over {MAX_BODY} bytes"},
     415: {"model": Problem, "description": "The body is not declared as JSON"},
     422: {"model": Problem, "description": "A field is missing or invalid; `errors` names it"},
+    429: {
+        "model": Problem,
+        "description": "Too many requests wait",
+        "headers": {
+            "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds after which to ask again"},
+        },
+    },
     503: {"model": Problem, "description": "The service cannot answer now"},
+    504: {"model": Problem, "description": "The time for the answer is over"},
 }
 _WITHOUT_BODY: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (422, 503)}
 _UNKNOWN_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such item"}}
@@ -50,10 +59,15 @@ class _IdConvertor(PathConvertor):
     regex = r"[\s\S]*"
 
 
-def build_http(live: Live, meanwhile: Callable[[], AbstractAsyncContextManager[None]] = nullcontext) -> FastAPI:
+def build_http(
+    live: Live,
+    meanwhile: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
+) -> FastAPI:
     """The ASGI application of a service: warms it up before the first request and closes it after the last.
 
-    `meanwhile` is entered between the two. Swagger UI is served from here.
+    `meanwhile` is entered between the two. What takes longer than `request_timeout_s` is answered with a problem.
+    Swagger UI is served from here.
     """
 
     @asynccontextmanager
@@ -72,18 +86,19 @@ def build_http(live: Live, meanwhile: Callable[[], AbstractAsyncContextManager[N
         lifespan=lifespan,
     )
     register_url_convertor("id", _IdConvertor())
-    _add_routes(app, live)
+    _add_routes(app, live, Limits(request_timeout_s))
     install(app, MAX_BODY)
     _declare_problems(app)
     return app
 
 
-def _add_routes(app: FastAPI, live: Live) -> None:
+def _add_routes(app: FastAPI, live: Live, limits: Limits) -> None:
     @app.post("/v1/recommend", responses=_PROBLEMS)
     async def recommend(request: RecommendRequest) -> RecommendResponse:
         """Items for a user, best first. An unknown user gets an answer too."""
-        with live.serving() as service:
-            return await service.recommend(request)
+        async with limits.timed():
+            with live.serving() as service:
+                return await service.recommend(request)
 
     @app.get("/v1/items/{item_id:id}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)
     async def similar(
@@ -97,10 +112,11 @@ def _add_routes(app: FastAPI, live: Live) -> None:
     @app.post("/v1/feedback", responses=_PROBLEMS)
     async def feedback(request: FeedbackRequest) -> FeedbackResponse:
         """Tell what users did. The events are on the disk when the answer comes, and count from then on."""
-        with live.serving() as service:
-            return await asyncio.to_thread(service.feedback, request)
+        async with limits.timed(), limits.place():
+            with live.serving() as service:
+                return await asyncio.to_thread(service.feedback, request)
 
-    @app.get("/healthz", responses={503: _PROBLEMS[503]})
+    @app.get("/healthz", responses={status: _PROBLEMS[status] for status in (503, 504)})
     async def healthz() -> Health:
         """Whether the model answers: this asks it."""
         return await live.health()

@@ -95,28 +95,49 @@ class Parts:
                 require_stored_features(card, store.fingerprints())
         return store
 
+    def fallbacks(self) -> dict[StageName, Stage]:
+        """What takes the place of the stages that an answer can do without."""
+        from serve.stages.fallbacks import Popularity, RankersOrder, RetrievalOrder, Unchanged
+
+        return {
+            "retrieval": Popularity(self.variant, self._config.graph.candidates, self._config.rules),
+            "ranking": RetrievalOrder(self.variant.catalogue),
+            "rerank": RankersOrder(),
+            "diversity": Unchanged(),
+        }
+
     def stage(self, name: StageName) -> Stage:
         """A stage, ready to run."""
         graph = self._config.graph
+        stage: Stage
         match name:
             case "features":
                 from serve.stages.features import Features
 
-                return Features(self.variant.catalogue, self.store)
+                stage = Features(self.variant.catalogue, self.store)
             case "retrieval":
                 from serve.stages.retrieval import Retrieval
 
-                return Retrieval(self.variant, graph.candidates)
+                stage = Retrieval(self.variant, graph.candidates, self._config.rules)
             case "filter":
                 from serve.stages.filter import Filter
 
-                return Filter(self.variant.catalogue, graph.candidates)
+                stage = Filter(self.variant.catalogue, graph.candidates, self._config.rules)
             case "ranking":
                 from serve.stages.ranking import Ranking
 
-                return Ranking(self.variant, self.store)
+                stage = Ranking(self.variant, self.store)
+            case "diversity":
+                from serve.stages.diversity import Diversity
+
+                stage = Diversity(self.variant, graph.diversity_lambda)
+            case "limit":
+                from serve.stages.filter import Limit
+
+                stage = Limit(self.variant.catalogue, self._config.rules)
             case _:
-                return self._language_model_stage(name)
+                stage = self._language_model_stage(name)
+        return stage
 
     def _language_model_stage(self, name: Literal["profile", "rerank", "facts", "explain"]) -> Stage:
         match name:

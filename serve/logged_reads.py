@@ -29,6 +29,7 @@ class _Header(BaseModel):
 
     kind: Literal["recommend", "similar"]
     store: StoreVersion | None = None
+    degraded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def _reason_to_skip(header: _Header, store: StoreVersion) -> str | None:
     """Why a decision cannot be checked, if it cannot."""
     if header.kind == "similar":
         return "similar items: made without features"
+    if "ranking" in header.degraded:
+        return "ranking was skipped: made without item features"
     if header.store is None:
         return "the online store was published anew at that moment, or not named yet"
     if header.store.data_version != store.data_version:

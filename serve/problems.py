@@ -64,8 +64,10 @@ class Kind(Enum):
     BODY_TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large")
     NOT_JSON = (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON")
     INVALID_FIELD = (HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing or invalid")
+    TOO_BUSY = (HTTPStatus.TOO_MANY_REQUESTS, "Too many requests wait")
     DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "Something broke on our side")
     UNAVAILABLE = (HTTPStatus.SERVICE_UNAVAILABLE, "The service cannot answer now")
+    TOO_LATE = (HTTPStatus.GATEWAY_TIMEOUT, "The time for the answer is over")
 
     @property
     def urn(self) -> str:
@@ -75,8 +77,12 @@ class Kind(Enum):
 class ProblemError(Exception):
     """Raised by a handler; becomes problem JSON."""
 
-    def __init__(self, kind: Kind, detail: str, errors: Sequence[FieldError] = ()) -> None:
+    def __init__(
+        self, kind: Kind, detail: str, errors: Sequence[FieldError] = (), retry_after_s: int | None = None
+    ) -> None:
+        """`retry_after_s`: whole seconds after which it makes sense to ask again."""
         super().__init__(detail)
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
         self.kind = kind
         self.detail = detail
         self.errors = tuple(errors)
@@ -147,7 +153,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return problem_response(error.kind, error.detail, request.scope["path"], error.errors)
+    return problem_response(error.kind, error.detail, request.scope["path"], error.errors, error.headers)
 
 
 async def _on_towerline(request: Request, error: Exception) -> Response:

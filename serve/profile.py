@@ -6,12 +6,13 @@ from typing import Any
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
 
-REQUEST_TIMEOUT_S = 60.0
+SERVE_TIMEOUT_S = 60.0
+"""Ray Serve's own limit for a request; the endpoint's is shorter, and answers with a problem."""
 
 
 def http_options(settings: Settings) -> dict[str, Any]:
     """Ray Serve's HTTP options: one proxy on the head node, on the interface that the settings name."""
-    return {"host": settings.serve_host, "port": settings.serve_port, "request_timeout_s": REQUEST_TIMEOUT_S}
+    return {"host": settings.serve_host, "port": settings.serve_port, "request_timeout_s": SERVE_TIMEOUT_S}
 
 
 def logging_config() -> dict[str, Any]:

@@ -5,7 +5,7 @@ asked of an id: spaces, slashes, quotes and any script are fine.
 """
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -13,6 +13,8 @@ MAX_ID = 512
 MAX_COUNT = 100
 MAX_RECENT = 200
 MAX_EVENTS = 1000
+MAX_LISTED = 1000
+MAX_BUDGET_MS = 30_000
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID)]
@@ -48,6 +50,16 @@ class RecommendRequest(HttpModel):
     explain: Annotated[bool, Field(strict=True)] = False
     """Whether the first items come with a sentence that says why, written by the language model."""
 
+    allow_items: tuple[Id, ...] | None = Field(default=None, max_length=MAX_LISTED)
+    """The only items to answer with, as far as the endpoint's own rules let them; unknown ids are ignored."""
+
+    deny_items: tuple[Id, ...] = Field(default=(), max_length=MAX_LISTED)
+    """Items not to answer with; unknown ids are ignored."""
+
+    budget_ms: Annotated[int, Field(strict=True, ge=1, le=MAX_BUDGET_MS)] | None = None
+    """Milliseconds that the answer may take, sentences included. Stages that would take longer are left out, and
+    `degraded` names them; what cannot be answered by then at all fails with 504. Left out, the endpoint decides."""
+
 
 class RecommendedItem(HttpModel):
     """One recommended item."""
@@ -77,7 +89,8 @@ class RecommendResponse(HttpModel):
     """Model name to version."""
 
     degraded: tuple[str, ...] = ()
-    """Stages that could not answer in time and were left out."""
+    """Stages that could not answer in time and were left out. Without `ranking` the items are in the order of retrieval
+    and have its scores; without `retrieval` they are the most popular; without `explain` they have no sentences."""
 
     timings_ms: Milliseconds
     """Milliseconds spent per stage, waiting (`queue`) and in all (`total`)."""
@@ -161,7 +174,13 @@ class DecisionLogHealth(HttpModel):
 class Health(HttpModel):
     """The model answered a probe a moment ago."""
 
-    status: str
+    status: Literal["ok", "degraded"]
+    degraded: tuple[str, ...] = ()
+    """Stages without which the probe was answered."""
+
+    circuits: dict[str, Literal["closed", "open", "half_open"]] = {}
+    """Remote stage to the state of its circuit breaker: `open` while it is left alone."""
+
     variant: str
     """The variant that answers."""
 

@@ -1,6 +1,5 @@
 """What one gateway replica does for each endpoint; knows neither HTTP nor Ray."""
 
-import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from data.features import feature_fingerprints
@@ -22,8 +22,9 @@ from data.schema import (
     VALUE,
 )
 from serve.batch import Batch, Call
+from serve.batcher import QueueFullError
 from serve.decisions import Answered, Decision, DecisionLog, StoreVersion
-from serve.graph import Graph, Outcome, StageUnavailableError
+from serve.graph import Graph, Outcome, TooLateError
 from serve.problems import FieldError, Kind, ProblemError
 from serve.schemas import (
     DecisionLogHealth,
@@ -38,14 +39,15 @@ from serve.schemas import (
     SimilarResponse,
 )
 from serve.stages import explain, rerank
-from serve.variant import Variant
+from serve.steps import StageUnavailableError
+from serve.variant import Catalogue, Variant
 from train.vocabulary import UNKNOWN
 
 CLOCK_SKEW = timedelta(minutes=1)
 """How far ahead of ours a client's clock may be before its events count as future ones."""
 
-PROBE = Call(decision_id="probe", user_id="", count=1)
-"""The health probe: a user that cannot exist, because an id is never empty."""
+PROBE = Call(decision_id="probe", user_id="", count=1, budget_s=25.0)
+"""The health probe: a user that cannot exist, because an id is never empty. It has less than Serve's 30 seconds."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,20 @@ class Service:
         return self._variant.name
 
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
-        """Items for one user, and the decision log's entry for them."""
+        """Items for one user, and the decision log's entry for them. Raises `ProblemError` if it cannot be answered."""
+        self._require_room(1)
+        return await self._recommend(request)
+
+    async def _recommend(self, request: RecommendRequest) -> RecommendResponse:
         call = Call(
             decision_id=uuid.uuid4().hex,
             user_id=request.user_id,
             count=request.count,
             recent_items=request.recent_items,
             explain=request.explain,
+            allow=request.allow_items,
+            deny=request.deny_items,
+            budget_s=None if request.budget_ms is None else request.budget_ms / 1e3,
         )
         outcome = await self._answer(call)
         items = self._items(call, outcome.batch)
@@ -170,12 +179,14 @@ class Service:
         """Have the model answer a probe, which is not logged. Raises `ProblemError` if it cannot."""
         start = time.perf_counter()
         outcome = await self._answer(PROBE)
-        score = outcome.batch.scores_BK[0, 0]
-        if not math.isfinite(score):
-            raise ProblemError(Kind.UNAVAILABLE, f"the model answers a probe with the score {score}")
+        scores = outcome.batch.scores_BK[outcome.batch.codes_BK != UNKNOWN]
+        if not np.isfinite(scores).all():
+            raise ProblemError(Kind.UNAVAILABLE, f"the model answers a probe with scores such as {scores.min()}")
         state = self._decisions.state()
         return Health(
-            status="ok",
+            status="degraded" if outcome.degraded else "ok",
+            degraded=outcome.degraded,
+            circuits=dict(self._graph.circuits),
             variant=self._variant.name,
             champion=self._variant.name,
             models=dict(self._variant.versions),
@@ -193,11 +204,19 @@ class Service:
         self._graph.close()
         self._store.close()
 
+    def _require_room(self, requests: int) -> None:
+        try:
+            self._graph.require_room(requests)
+        except QueueFullError as error:
+            raise ProblemError(Kind.TOO_BUSY, str(error), retry_after_s=error.retry_after_s) from error
+
     async def _answer(self, call: Call) -> Outcome:
         try:
             return await self._graph.recommend(call)
+        except TooLateError as error:
+            raise ProblemError(Kind.TOO_LATE, f"{error}; give it more (budget_ms) or try again in a moment") from error
         except StageUnavailableError as error:
-            raise ProblemError(Kind.UNAVAILABLE, f"{error}; try again in a moment") from error
+            raise ProblemError(Kind.UNAVAILABLE, f"{error}; try again in a moment", retry_after_s=1) from error
 
     def _items(self, call: Call, batch: Batch) -> tuple[RecommendedItem, ...]:
         catalogue = self._variant.catalogue
@@ -228,11 +247,13 @@ class Service:
                 "count": call.count,
                 "recent_items": call.recent_items,
                 "explain": call.explain,
+                "allow_items": call.allow,
+                "deny_items": call.deny,
             },
             store=self._store_version(batch),
             user_features=batch.users.row(0, named=True),
             everything=batch.everything,
-            candidates=_candidates(batch),
+            candidates=_candidates(batch, self._variant.catalogue),
             answer=tuple(
                 Answered(item_id=item.item_id, score=item.score, explanation=item.explanation) for item in items
             ),
@@ -248,11 +269,14 @@ class Service:
         return StoreVersion(data_version=batch.data_version, fingerprints=self._feature_views)
 
 
-def _candidates(batch: Batch) -> dict[str, list[Any]]:
+def _candidates(batch: Batch, catalogue: Catalogue) -> dict[str, list[Any]]:
     """The candidates of a single request as columns, the empty slots left out."""
     filled = int((batch.codes_BK[0] != UNKNOWN).sum())
+    features = batch.item_features[:filled].to_dict(as_series=False)
+    if not features:
+        features = {ITEM_ID: [catalogue.item_id(code) for code in batch.codes_BK[0, :filled].tolist()]}
     return {
-        **batch.item_features[:filled].to_dict(as_series=False),
+        **features,
         "retrieval_score": batch.retrieval_BK[0, :filled].tolist(),
         "ranking_score": batch.scores_BK[0, :filled].tolist(),
     }

@@ -19,10 +19,10 @@ from data.dataset import Dataset, open_dataset
 from serve.app import NAME, application
 from serve.config import AppConfig
 from serve.loading import online_store
-from serve.profile import base_url, http_options, logging_config, require_free_port
+from serve.profile import SERVE_TIMEOUT_S, base_url, http_options, logging_config, require_free_port
 from train.registry import champion_cards
 
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = SERVE_TIMEOUT_S
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from cluster.settings import Settings
 from serve.decisions import DecisionLog
+from serve.problems import Kind, ProblemError
 from serve.schemas import Health
 from serve.service import Service
 from train.ledger import newest_number, read_ledger
@@ -66,17 +67,29 @@ class Live:
         self._refused = refused
         self._failures = 0
         self._next_try = 0.0
+        self._under_way = 0
+        self._closing: asyncio.Future[None] | None = None
 
     @contextmanager
     def serving(self) -> Iterator[Service]:
-        """The service for one request, which nobody closes meanwhile."""
+        """The service for one request, which nobody closes meanwhile. Raises `ProblemError` once all is shut down."""
+        if self._closing is not None:
+            detail = "this replica is being shut down; ask again, and another one answers"
+            raise ProblemError(Kind.UNAVAILABLE, detail, retry_after_s=1)
         used = self._current
         used.requests += 1
+        self._under_way += 1
         try:
             yield used.service
         finally:
             used.requests -= 1
             _close_if_unused(used)
+            self._left()
+
+    def _left(self) -> None:
+        self._under_way -= 1
+        if self._closing is not None and not self._under_way:
+            self._closing.set_result(None)
 
     async def health(self) -> Health:
         """The serving variant's answer to a probe, and who is champion. Raises `ProblemError` if it has none."""
@@ -85,7 +98,10 @@ class Live:
         return health.model_copy(update={"champion": self._champion, "refused": self._refused})
 
     async def close(self) -> None:
-        """Close the service that answers and write what is left of the decision log."""
+        """Take no more requests, answer those under way, close the service and write what is left of the log."""
+        self._closing = asyncio.get_running_loop().create_future()
+        if self._under_way:
+            await self._closing
         self._current.service.close()
         await asyncio.to_thread(self._decisions.close)
 

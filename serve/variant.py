@@ -1,6 +1,7 @@
 """A variant: user tower, index, ranker and vocabulary that were made for each other, used and swapped as one."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from serve.batch import Codes, Floats
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.registry import LoadedModels
-from train.vocabulary import Vocabulary
+from train.vocabulary import UNKNOWN, Vocabulary
 
 
 class Catalogue:
@@ -26,8 +27,18 @@ class Catalogue:
         self._titles: list[str | None] = listed[TITLE].to_list()
         self._attributes: list[list[str] | None] = listed[ATTRIBUTES].to_list()
 
+        ids = np.array(["", *vocabulary.items], dtype=np.object_)
+        self._rank_by_id_I = np.empty(len(ids), np.int64)
+        self._rank_by_id_I[np.argsort(ids, kind="stable")] = np.arange(len(ids))
+
     def __len__(self) -> int:
         return self._vocabulary.num_items
+
+    def best_first(self, scores_BK: Floats, codes_BK: Codes) -> Codes:
+        """The order (B, K) that sorts each row by score; ties go to the smaller item id, empty slots are last."""
+        scores_BK = np.where(codes_BK == UNKNOWN, -np.inf, scores_BK)
+        order_BK: Codes = np.lexsort((self._rank_by_id_I[codes_BK], codes_BK == UNKNOWN, -scores_BK), axis=1)
+        return order_BK
 
     def code(self, item_id: str) -> int:
         """The code of an item; `UNKNOWN` for one that the variant does not know."""
@@ -101,6 +112,22 @@ class Variant:
         features_NF = np.column_stack([items.get_column(name).to_numpy() for name in ITEM_FEATURE_COLUMNS])
         features_BKF = features_NF.astype(np.float32)[rows_BK]
         return self._ranking.score(users, codes_BK, scores_BK, features_BKF, self._retrieval)
+
+    def directions(self, codes_BK: Codes) -> Floats:
+        """Item vectors (B, K, D) of unit length, the popularity bias left out."""
+        return self._retrieval.item_directions_ID[codes_BK]
+
+    def popular(self, count: int) -> tuple[Codes, Floats]:
+        """The items of most training events, best first: codes and scores (K), the logarithms of 1 + their number."""
+        codes_I, scores_I = self._by_popularity
+        return codes_I[:count], scores_I[:count]
+
+    @cached_property
+    def _by_popularity(self) -> tuple[Codes, Floats]:
+        scores_I = np.log1p(self._retrieval.network.item_frequency_I.numpy()).astype(np.float32)[np.newaxis, 1:]
+        codes_I = np.arange(1, scores_I.shape[1] + 1)[np.newaxis]
+        order_I = self.catalogue.best_first(scores_I, codes_I)[0]
+        return codes_I[0, order_I], scores_I[0, order_I]
 
     def similar(self, code: int, count: int) -> tuple[list[int], list[float]]:
         """Codes and cosine similarities of the items nearest to one, itself left out, best first."""

@@ -11,6 +11,7 @@ from torch.optim import SGD, Adagrad, Optimizer, SparseAdam
 from cluster.errors import TowerlineError
 from train.communicator import Communicator
 from train.gradients import sparse_embeddings
+from train.lazy_adamw import LazyAdamW
 from train.order import ExampleOrder, Share, random_seed
 
 
@@ -86,11 +87,12 @@ def allow_sparse_gradients(model: nn.Module, optimizer: Optimizer) -> None:
     if not sparse:
         return
     decayed = any(group.get("weight_decay") for group in optimizer.param_groups)
-    if decayed or not isinstance(optimizer, SGD | Adagrad | SparseAdam):
+    steps_on_rows = isinstance(optimizer, SGD | Adagrad | SparseAdam) and not decayed
+    if not steps_on_rows and not isinstance(optimizer, LazyAdamW):
         raise TowerlineError(
             f"the gradient of {', '.join(sparse)} is sparse, on which {type(optimizer).__name__}"
-            f"{' with weight_decay' if decayed else ''} cannot step; take torch.optim.Adagrad or SGD without "
-            "weight_decay (SparseAdam if all parameters are sparse), or sparse=False"
+            f"{' with weight_decay' if decayed else ''} cannot step; take train.lazy_adamw.LazyAdamW, "
+            "torch.optim.Adagrad or SGD without weight_decay (SparseAdam if all parameters are sparse), or sparse=False"
         )
     # Its default; left unsaid, torch's optimizers warn of it.
     torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]

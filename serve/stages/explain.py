@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,8 +77,15 @@ class Explain:
         self.explain(EXAMPLES[0][0])
 
     def run(self, batch: Batch) -> Batch:
-        """Fill in `explanations`; an item whose sentence did not come out right has none."""
-        texts = self._writers.map(self.explain, itertools.chain.from_iterable(batch.facts))
+        """Fill in `explanations`; an item whose sentence did not come out right has none.
+
+        No sentence is begun after the caller has given up.
+        """
+        deadline = time.monotonic() + batch.budget_s
+        texts = self._writers.map(
+            lambda facts: self.explain(facts) if time.monotonic() < deadline else None,
+            itertools.chain.from_iterable(batch.facts),
+        )
         explanations = tuple(
             {fact.code: text for fact, text in zip(facts, itertools.islice(texts, len(facts)), strict=True) if text}
             for facts in batch.facts

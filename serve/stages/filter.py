@@ -1,30 +1,65 @@
-"""Leaves out what the user has already had to do with and cuts the candidates to the graph's width."""
+"""Leaves out what a request must not be answered with and cuts the candidates to the graph's width."""
 
 import dataclasses
 
 import numpy as np
 
-from serve.batch import Batch
+from serve.batch import Batch, Codes
+from serve.eligibility import Eligibility, RulesConfig, ValueLimits
 from serve.variant import Catalogue
 from train.vocabulary import UNKNOWN
 
 
 class Filter:
-    """Already seen: items of the user's events and of the request's recent items."""
+    """Already seen (the user's events, the request's recent items), availability, allow and deny lists, and rules."""
 
-    def __init__(self, catalogue: Catalogue, candidates: int) -> None:
-        self._catalogue = catalogue
+    def __init__(self, catalogue: Catalogue, candidates: int, rules: RulesConfig | None = None) -> None:
+        rules = rules or RulesConfig()
+        self._eligibility = Eligibility(catalogue, rules)
+        self._limits = ValueLimits(catalogue, rules.max_per_value)
         self._candidates = candidates
 
     def run(self, batch: Batch) -> Batch:
-        """Keep the first unseen `candidates` of each row, in order; free slots hold `UNKNOWN` and -inf."""
+        """Keep the first eligible `candidates` of each row, in order; free slots hold `UNKNOWN` and -inf.
+
+        Where rules say how many items of a kind an answer may have, as many as can be together are among those kept.
+        """
         shape = (len(batch), min(self._candidates, batch.codes_BK.shape[1]))
         codes_BK = np.full(shape, UNKNOWN, np.int64)
         scores_BK = np.full(shape, -np.inf, np.float32)
-        for row, seen in enumerate(batch.seen):
-            seen_codes = [self._catalogue.code(item_id) for item_id in seen]
-            unseen = ~np.isin(batch.codes_BK[row], [*seen_codes, UNKNOWN])
-            kept = np.flatnonzero(unseen)[: shape[1]]
+        for row, excluded in enumerate(self._eligibility.excluded(batch)):
+            eligible = np.flatnonzero(~np.isin(batch.codes_BK[row], [*excluded, UNKNOWN]))
+            kept = self._first(batch.codes_BK[row], eligible, shape[1])
             codes_BK[row, : len(kept)] = batch.codes_BK[row, kept]
             scores_BK[row, : len(kept)] = batch.retrieval_BK[row, kept]
         return dataclasses.replace(batch, codes_BK=codes_BK, retrieval_BK=scores_BK)
+
+    def _first(self, codes_K: Codes, eligible: Codes, count: int) -> Codes:
+        """The first `count` eligible places; those that can be in one answer come before others."""
+        if not self._eligibility.limited or len(eligible) <= count:
+            return eligible[:count]
+        together = self._limits.kept(codes_K[eligible])
+        return np.sort(np.concatenate([eligible[together], eligible[~together]])[:count])
+
+
+class Limit:
+    """The rules on how many items of a kind an answer may have, after all that changes its order."""
+
+    def __init__(self, catalogue: Catalogue, rules: RulesConfig | None = None) -> None:
+        rules = rules or RulesConfig()
+        self._limited = bool(rules.max_per_value)
+        self._limits = ValueLimits(catalogue, rules.max_per_value)
+
+    def run(self, batch: Batch) -> Batch:
+        """Drop what is too much of a kind; free slots are last."""
+        if not self._limited:
+            return batch
+        kept_BK = np.stack([self._limits.kept(codes_K) for codes_K in batch.codes_BK])
+        batch = batch.reordered(np.argsort(~kept_BK, axis=1, kind="stable"))
+        empty_BK = np.arange(kept_BK.shape[1]) >= kept_BK.sum(axis=1, keepdims=True)
+        return dataclasses.replace(
+            batch,
+            codes_BK=np.where(empty_BK, UNKNOWN, batch.codes_BK),
+            retrieval_BK=np.where(empty_BK, np.float32(-np.inf), batch.retrieval_BK),
+            scores_BK=np.where(empty_BK, np.float32(-np.inf), batch.scores_BK),
+        )

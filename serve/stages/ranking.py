@@ -24,11 +24,11 @@ class Ranking:
         self._store = store
 
     def run(self, batch: Batch) -> Batch:
-        """Score the candidates and sort them, best first; ties go to the smaller code, empty slots last."""
+        """Score the candidates and sort them, best first; ties go to the smaller item id, empty slots last."""
         features, rows_BK = self._item_features(batch)
         scores_BK = self._variant.rank(batch.users, batch.codes_BK, batch.retrieval_BK, features, rows_BK)
         scores_BK = np.where(batch.codes_BK == UNKNOWN, -np.inf, scores_BK).astype(np.float32)
-        order_BK = np.lexsort((batch.codes_BK, -scores_BK), axis=1)
+        order_BK = self._variant.catalogue.best_first(scores_BK, batch.codes_BK)
         unchanged = self._store.published_version() == batch.data_version
         return dataclasses.replace(
             batch,

@@ -6,9 +6,9 @@ the pointwise mutual information of name and profile: a likelihood by itself wou
 Only names and attributes that are given are scored; the model writes nothing.
 """
 
-import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,23 +58,17 @@ class Rerank:
     def run(self, batch: Batch) -> Batch:
         """Reorder the first candidates of each row whose user has fewer events than the policy says.
 
-        An item keeps the ranker's score, which is then not in order any more.
+        An item keeps the ranker's score, which is then not in order any more. No row is begun after the caller has
+        given up.
         """
-        codes_BK, width = batch.codes_BK, batch.codes_BK.shape[1]
-        order_BK = np.tile(np.arange(width), (len(batch), 1))
+        deadline = time.monotonic() + batch.budget_s
+        order_BK = np.tile(np.arange(batch.codes_BK.shape[1]), (len(batch), 1))
         for row, (profile, events) in enumerate(zip(batch.profiles, batch.users[USER_EVENT_COUNT], strict=True)):
-            if events < self._policy.below_events:
+            if events < self._policy.below_events and time.monotonic() < deadline:
                 count = len(profile.candidates)
                 scores_M = batch.scores_BK[row, :count].astype(np.float64)
                 order_BK[row, :count] = blended_order(scores_M, self._preferences.of(profile), self._policy.weight)
-        flat = (np.arange(len(batch))[:, np.newaxis] * width + order_BK).ravel()
-        return dataclasses.replace(
-            batch,
-            codes_BK=np.take_along_axis(codes_BK, order_BK, axis=1),
-            retrieval_BK=np.take_along_axis(batch.retrieval_BK, order_BK, axis=1),
-            scores_BK=np.take_along_axis(batch.scores_BK, order_BK, axis=1),
-            item_features=batch.item_features[flat],
-        )
+        return batch.reordered(order_BK)
 
 
 def blended_order(scores_M: Preferences, preferences_M: Preferences, weight: float) -> Codes:

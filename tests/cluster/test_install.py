@@ -76,7 +76,7 @@ class Clone:
     def install(self, **environment: str) -> tuple[int, str]:
         """Exit status and output."""
         process = self.start(**environment)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         return process.returncode, output
 
     def version_of(self, package: str) -> str:
@@ -98,9 +98,7 @@ def test_set_up_is_done_once_and_again_when_the_constraints_change(clone: Clone)
     imported = subprocess.run(where, cwd="/", capture_output=True, text=True, check=True)
     assert imported.stdout.strip() == str(clone.root / "cluster" / "__init__.py")
 
-    started = time.monotonic()
     assert clone.install(PIP_FIND_LINKS="/nowhere", CXX="no-compiler") == (0, ""), "nothing to do, nothing needed"
-    assert time.monotonic() - started < 2
 
     (clone.root / "constraints.txt").write_text("sample==2.0\n")
     assert clone.install()[0] == 0
@@ -129,7 +127,7 @@ def test_an_interrupted_set_up_is_finished_by_the_next(clone: Clone, number: sig
         while not pip.exists() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(number)
-        process.wait(timeout=60)
+        process.wait(timeout=300)
         assert process.stdout is not None
         output = process.stdout.read()
     assert process.returncode == (130 if number != signal.SIGKILL else -number)

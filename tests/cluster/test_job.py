@@ -19,7 +19,7 @@ CLEANS_UP = """
 def main(arguments):
     try:
         print("at work", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     finally:
         time.sleep(1)
         print("cleaned up")
@@ -32,7 +32,7 @@ def _run(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
     script = f"{PRELUDE}\ndef main(arguments):\n    {body}\n\nrun_job(main)"
     command = [sys.executable, "-c", script, "--dataset", "x"]
     return subprocess.run(
-        command, cwd=ROOT, env={"PATH": "", **environment}, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env={"PATH": "", **environment}, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -82,7 +82,7 @@ def test_an_interrupted_job_cleans_up_and_says_how_to_go_on(number: signal.Signa
         process.send_signal(number)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert output == "cleaned up\n", "a second Ctrl-C does not cut the clean-up short"
     assert "interrupted; run the same command again to go on" in errors

@@ -34,15 +34,6 @@ with connect(settings) as session:
     file, home = ray.get(where.remote())
     print("|".join([session.origin, sys.executable, str(settings.home), str(home), file, git_commit()]))
 """
-FAILS = """
-from cluster.errors import TowerlineError
-from cluster.job import run_job
-
-def main(arguments):
-    raise TowerlineError("data set 'nothing' is not there; ingest it")
-
-run_job(main)
-"""
 
 
 def _submit(cluster: LocalCluster, script: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +41,7 @@ def _submit(cluster: LocalCluster, script: str, *options: str) -> subprocess.Com
     ray = str(Path(sys.executable).with_name("ray"))
     command = [ray, "job", "submit", "--address", cluster.dashboard_url, "--working-dir", ".", *options]
     return subprocess.run(
-        [*command, "--", "python", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+        [*command, "--", "python", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -84,33 +75,23 @@ def test_a_submitted_job_has_this_python_this_home_and_its_own_copy(
     assert commit.startswith("ray-package-")
 
 
-def test_a_failed_job_is_marked_failed_and_says_why(local_cluster: tuple[Settings, LocalCluster]) -> None:
-    done = _submit(local_cluster[1], FAILS)
-    assert done.returncode != 0
-    assert "error: data set 'nothing' is not there; ingest it" in done.stdout
-    assert "FAILED" in done.stdout + done.stderr or "failed" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout
-
-
 def test_a_job_without_an_absolute_home_is_refused(local_cluster: tuple[Settings, LocalCluster]) -> None:
     done = _submit(local_cluster[1], LOOKS_AROUND, "--runtime-env-json", '{"env_vars": {"TOWERLINE_HOME": "here"}}')
     assert done.returncode != 0
     assert "TOWERLINE_HOME is 'here', a relative path" in done.stdout
 
 
-@pytest.mark.parametrize("address", ["auto", "host:port"])
-def test_from_outside_workers_get_the_repository(
-    local_cluster: tuple[Settings, LocalCluster], tmp_path: Path, address: str
-) -> None:
+def test_from_outside_workers_get_the_repository(local_cluster: tuple[Settings, LocalCluster], tmp_path: Path) -> None:
+    """By host:port; `auto` is in tests/jobs/test_readme.py."""
     settings, cluster = local_cluster
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "TOWERLINE_HOME": str(settings.home),
-        "TOWERLINE_RAY_ADDRESS": "auto" if address == "auto" else cluster.gcs_address,
+        "TOWERLINE_RAY_ADDRESS": cluster.gcs_address,
     }
     command = [sys.executable, "-c", LOOKS_AROUND]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     origin, _, _, worker_home, file, _ = done.stdout.strip().split("|")
@@ -134,7 +115,7 @@ def test_down_without_up_says_so(tmp_path: Path) -> None:
 def test_a_note_from_before_a_crash_ends_no_stranger(tmp_path: Path) -> None:
     """The noted process id is that of another process now, of this test's own."""
     settings = Settings(home=tmp_path)
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     with stranger:
         note = LocalCluster(
             gcs_address="127.0.0.1:1",
@@ -159,7 +140,7 @@ def test_down_leaves_nothing_of_it_and_everything_else(
     assert started
     submit = ["job", "submit", "--no-wait", "--address", cluster.dashboard_url, "--", "sleep", "600"]
     subprocess.run([str(Path(sys.executable).with_name("ray")), *submit], cwd=tmp_path, check=True, capture_output=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not any(process.name() == "sleep" for process in processes(cluster)) and time.monotonic() < deadline:
         time.sleep(0.2)
     running = processes(cluster)

@@ -46,7 +46,7 @@ def test_the_file_has_the_fixed_shape(tmp_path: Path) -> None:
     started = datetime.fromisoformat(report["started"])
     assert started.tzinfo is not None
     assert 0 <= (started - began).total_seconds() < 5
-    assert 0.05 <= report["seconds"] < 5
+    assert 0.05 <= report["seconds"] < 60
     assert report["config"] == {"retrieval": {"seed": 3, "path": "群/1"}}
     assert (report["protocol"], report["data_version"]) == ("leave-one-out", "d" * 64)
     assert report["git_commit"].removesuffix("-dirty") == git_commit().removesuffix("-dirty")

@@ -24,7 +24,7 @@ def main(arguments):
     from cluster.settings import Settings
     with connect(Settings(num_cpus=1)) as session:
         print(session.temp_dir, flush=True)
-        time.sleep(60)
+        time.sleep(600)
 
 run_job(main)
 """
@@ -105,10 +105,10 @@ def test_an_interrupted_job_ends_its_ray(number: signal.Signals) -> None:
         os.killpg(process.pid, number)  # as a terminal does: Ray's processes get it too
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=40)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors.endswith("interrupted; run the same command again to go on\n")
-    assert _wait_until_gone(process.pid, 5) == []
+    assert _wait_until_gone(process.pid, 120) == []
     assert not temp_dir.exists()
 
 
@@ -117,7 +117,7 @@ def test_a_killed_job_takes_its_ray_with_it() -> None:
     process, _ = _start_job({})
     with process:
         process.kill()
-    assert _wait_until_gone(process.pid, 90) == []
+    assert _wait_until_gone(process.pid, 300) == []
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,6 @@ def test_a_killed_job_takes_its_ray_with_it() -> None:
 )
 def test_an_address_of_no_use_is_said_so(tmp_path: Path, address: str, message: str) -> None:
     process, _ = _start_job({"TOWERLINE_RAY_ADDRESS": address, "TOWERLINE_HOME": str(tmp_path)})
-    _, errors = process.communicate(timeout=40)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert errors.startswith(message)

@@ -93,7 +93,7 @@ def following(address: str, folder: Path) -> Iterator[Follower]:
         yield running
     finally:
         running.stop.set()
-        thread.join(60)
+        thread.join(300)
     assert not thread.is_alive()
     assert failed == []
 
@@ -110,7 +110,7 @@ def quarantined(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     """Return once it holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -4,7 +4,6 @@ import importlib.resources
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,14 +19,16 @@ import httpx
 import pyarrow.fs as pafs
 import redis
 
-START_SECONDS = 30
+from tests.ports import free_port
+
+START_SECONDS = 120
 
 
 class Server(ABC):
     """A server in a folder of its own. It can be killed, frozen and started again, on the same port with its data."""
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="tl-", dir="/tmp"))
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -145,10 +146,3 @@ class S3Server(Server):
             return httpx.get(f"http://127.0.0.1:{self.port}/moto-api/", timeout=1).is_success
         except httpx.HTTPError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

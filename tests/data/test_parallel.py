@@ -21,7 +21,7 @@ class Meets:
 
     def __call__(self, number: int) -> tuple[int, bool]:
         (self.folder / str(os.getpid())).touch()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(list(self.folder.iterdir())) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         return number, len(list(self.folder.iterdir())) >= 2

@@ -23,7 +23,7 @@ class Shell:
         self.folder = folder
         self.settings = dict(settings)
 
-    def run(self, command: str, timeout: float = 600) -> str:
+    def run(self, command: str, timeout: float = 1200) -> str:
         """What the command printed, both streams; it must succeed."""
         done = subprocess.run(
             ["bash", "-c", command],
@@ -40,7 +40,7 @@ class Shell:
         return done.stdout
 
     @contextmanager
-    def started(self, command: str, until: str, timeout: float = 600) -> Iterator["Started"]:
+    def started(self, command: str, until: str, timeout: float = 1200) -> Iterator["Started"]:
         """The command, from when it printed `until`; it is interrupted at the end if it still runs."""
         process = subprocess.Popen(
             ["bash", "-c", command],
@@ -59,7 +59,7 @@ class Shell:
         finally:
             started.interrupt()
 
-    def left_behind(self, seconds: float = 20) -> list[str]:
+    def left_behind(self, seconds: float = 120) -> list[str]:
         """Command lines of processes that still carry this shell's TOWERLINE_HOME after so many seconds."""
         deadline = time.monotonic() + seconds
         while (found := self._processes()) and time.monotonic() < deadline:
@@ -104,17 +104,17 @@ class Started:
             assert time.monotonic() < deadline, f"it has not said {text!r}:\n{self.output}"
             time.sleep(0.1)
 
-    def wait(self, timeout: float = 600) -> int:
+    def wait(self, timeout: float = 1200) -> int:
         """Its exit status."""
         status = self._process.wait(timeout)
-        self._reader.join(timeout=10)
+        self._reader.join(timeout=60)
         return status
 
     def interrupt(self) -> int:
         """Ctrl-C, to the whole foreground group as a terminal sends it; its exit status."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGINT)
-        return self.wait(timeout=90)
+        return self.wait(timeout=300)
 
     def peak_pss_bytes(self) -> int:
         """The most memory it and its descendants held at once until they ended: PSS, shared memory in fair parts."""

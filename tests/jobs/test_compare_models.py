@@ -4,13 +4,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
@@ -23,6 +21,8 @@ from cluster.settings import Settings
 from data.features import feature_fingerprints
 from jobs import compare_models, list_promotions, promote_model, rollback_model
 from jobs.model_comparison import compare, tables_of
+from tests.pages import Page
+from tests.ports import free_port
 from tests.train.told import Told, catalogue, told_cases
 from train.card import Kind, ModelCard
 from train.evaluation import Measurements, measure
@@ -87,11 +87,9 @@ def register(settings: Settings, variant: str, measurements: Measurements, learn
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """The address of a tracking server that keeps the artifacts itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    host, _, port = address.partition(":")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"]
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen([*command, *stores], stdout=log, stderr=log, cwd=folder, start_new_session=True)
@@ -142,24 +140,6 @@ class Run:
         return self._capsys.readouterr().out
 
 
-class Page(HTMLParser):
-    """Tags, addresses and text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.cells: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [str(value) for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.cells.append(data)
-
-
 def test_the_life_of_a_champion_from_the_command_line(settings: Settings, run: Run) -> None:
     """The first, a refusal with status 1, a promotion, the way back, and the ledger of it all."""
     assert "champion of data set shop: none" in run(list_promotions)
@@ -198,8 +178,8 @@ def compared_as_people_see_it(settings: Settings, run: Run) -> None:
     assert len(page.sources) == 2
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     for shown in ("0.001", "0.002", "c0ffee", "d1d1d1d1d1d1", "cold", "ranker.learning_rate", "<b>"):
-        assert any(shown in cell for cell in page.cells), shown
-    assert "ranker.two_tower.embedding_dim" not in page.cells
+        assert shown in page.text
+    assert "ranker.two_tower.embedding_dim" not in page.text
     report = json.loads((settings.home / "reports" / "compare_models.json").read_text())
     assert report["figures"]["ndcg@10/bbbb2222"] == 1
     assert report["config"]["variants"] == ["aaaa1111", "bbbb2222"]
@@ -207,7 +187,7 @@ def compared_as_people_see_it(settings: Settings, run: Run) -> None:
 
 def test_the_differences_are_paired(settings: Settings) -> None:
     """Half of the users have the right item second in one and first in the other."""
-    comparison = compare(settings.tracking_uri, "shop", ["aaaa", "bbbb"])
+    comparison = compare(settings, "shop", ["aaaa", "bbbb"])
     tables = tables_of(comparison)
     assert comparison.left_out == []
     (paired,) = [table for table in tables if table.title.startswith("Paired differences to aaaa1111")]
@@ -223,11 +203,11 @@ def test_variants_of_two_protocols_are_not_compared_when_named(settings: Setting
     hashes = [measured(RIGHT, cut_off=cut_off).protocol.hash for cut_off in (1, 0)]
     message = f"variant cccc3333 was measured by protocol {hashes[0]}, aaaa1111 by protocol {hashes[1]}: not comparable"
     with pytest.raises(TowerlineError, match=message):
-        compare(settings.tracking_uri, "shop", ["aaaa", "cccc"])
+        compare(settings, "shop", ["aaaa", "cccc"])
     with pytest.raises(TowerlineError, match="no registered variants of data set 'shop' begin with 'dddd'"):
-        compare(settings.tracking_uri, "shop", ["dddd"])
+        compare(settings, "shop", ["dddd"])
     with pytest.raises(TowerlineError, match=r"no variant of data set 'shoes'; `python -m jobs.train_ranking"):
-        compare(settings.tracking_uri, "shoes", [])
+        compare(settings, "shoes", [])
 
 
 @pytest.mark.cluster
@@ -243,7 +223,7 @@ def test_a_server_keeps_ledger_and_artifacts_too(tmp_path: Path) -> None:
         assert [entry.number for entry in read_ledger(address, "shop").entries] == [1, 2, 3]
         shutil.rmtree(next((tmp_path / "artifacts").rglob("user_values.parquet")).parent)
         with pytest.raises(TowerlineError, match=r"of model 'shop-ranker': its artifact at .* is missing or cannot be"):
-            compare(address, "shop", ["aaaa", "bbbb"])
+            compare(settings, "shop", ["aaaa", "bbbb"])
 
 
 @pytest.mark.parametrize("job", ["compare_models", "list_promotions", "promote_model", "rollback_model"])
@@ -251,5 +231,5 @@ def test_help_needs_no_heavy_import(job: str) -> None:
     command = (
         f"import sys, jobs.{job}\ntry: jobs.{job}.parse(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.splitlines()[-1] == "False"

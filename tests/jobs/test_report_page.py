@@ -2,7 +2,6 @@ import base64
 import html
 import io
 import re
-from html.parser import HTMLParser
 
 import matplotlib.image
 import numpy as np
@@ -10,31 +9,11 @@ import pytest
 
 from cluster.reports import Report, ReportClock
 from jobs.report_page import draw_curves, report_page
+from tests.pages import Page
 from train.evaluation import Evaluation
 from train.loop import EpochResult
 
 NASTY = '<script>alert("1")</script> & "quotes" \'x\''
-
-
-class Page(HTMLParser):
-    """The elements of a page, its table's cells and all of its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.cells: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self.tags and self.tags[-1] in {"td", "th"} and data.strip():
-            self.cells.append(data)
 
 
 @pytest.fixture
@@ -91,9 +70,8 @@ def test_nothing_is_fetched_from_elsewhere(
 ) -> None:
     page = Page(report_page(report, evaluation, curves, []))
     assert not {"script", "link", "iframe"} & set(page.tags)
-    sources = [value for name, value in page.attributes if name in {"src", "href"}]
-    assert len(sources) == 1
-    assert str(sources[0]).startswith("data:image/png;base64,")
+    (source,) = page.sources
+    assert source.startswith("data:image/png;base64,")
 
 
 def test_the_curves_are_a_picture_that_can_be_read(

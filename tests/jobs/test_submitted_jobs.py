@@ -35,7 +35,7 @@ def test_a_job_without_its_data_set_is_marked_failed_with_one_readable_line(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     client = JobSubmissionClient(cluster.dashboard_url)

@@ -1,6 +1,8 @@
-"""The training jobs as people type them, where they must refuse: one line, status 2, nothing written."""
+"""The training jobs where they must refuse: one line, before Ray starts, nothing written."""
 
+import importlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,11 +11,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from cluster.errors import TowerlineError
+from cluster.job import explain
 from cluster.settings import Settings
 from data.ingest.ingestion import TabularSource, ingest_files
 from data.quality.validation import EventRules
+from tests.ports import free_port
 from train.registry import load_challenger
 
 NOBODY = "http://127.0.0.1:9"
@@ -47,20 +52,43 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_it_refuses_before_ray_starts(
-    home: Path, job: str, arguments: list[str], changes: dict[str, str], message: str
+    home: Path,
+    job: str,
+    arguments: list[str],
+    changes: dict[str, str],
+    message: str,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What the job raises, and what a person would be told of it; the next test is a person's own shell."""
     before = _written(home)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        taken = str(listener.getsockname()[1])
-        done = _run(
-            home, job, arguments, {name: taken if value == "taken" else value for name, value in changes.items()}
-        )
+    monkeypatch.setattr("cluster.session.connect", _ray_is_asked_for)
+    monkeypatch.setattr("jobs.searching.connect", _ray_is_asked_for)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings = {"TOWERLINE_HOME": str(home), "TOWERLINE_SERVE_PORT": str(free_port())} | changes
+        for name, value in settings.items():
+            monkeypatch.setenv(name, str(listener.getsockname()[1]) if value == "taken" else value)
+        with pytest.raises((TowerlineError, ValidationError)) as refused:
+            importlib.import_module(f"jobs.{job}").main(arguments)
+    said = explain(refused.value)
+    assert said is not None
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert _written(home) == before
+
+
+def test_a_person_is_told_in_one_line(home: Path) -> None:
+    before = _written(home)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.tune_ranking", "--dataset", "shop"],
+        env={**os.environ, "TOWERLINE_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert re.fullmatch(r"error: .*jobs\.train_retrieval --dataset shop.*\n", done.stderr)
     assert _written(home) == before
 
 
@@ -70,23 +98,10 @@ def test_ranking_without_a_challenger_names_the_job_that_makes_one(home: Path) -
         load_challenger(Settings(home=home).tracking_uri, "shop")
 
 
-def _run(home: Path, job: str, arguments: list[str], changes: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"jobs.{job}", *arguments],
-        env={**os.environ, "TOWERLINE_HOME": str(home), "TOWERLINE_SERVE_PORT": _free_port(), **changes},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def _ray_is_asked_for(*_: object, **__: object) -> None:
+    pytest.fail("Ray was to be started")
 
 
 def _written(home: Path) -> list[Path]:
     """All but MLflow's database, which is made, empty, by the first look at it."""
     return sorted(path for path in home.rglob("*") if not path.name.startswith("mlflow.db"))
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

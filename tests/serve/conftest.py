@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,16 +27,20 @@ from data.quality.validation import polars_schema
 from data.schema import QUARANTINE
 from serve.batch import Batch, Stage
 from serve.decisions import DecisionLog
-from serve.graph import Graph, GraphConfig, StageName, StageUnavailableError
+from serve.graph import Graph, GraphConfig, StageName
 from serve.http import build_http
 from serve.service import Place, Service
+from serve.stages.diversity import Diversity
 from serve.stages.facts import GatherFacts
+from serve.stages.fallbacks import Popularity, RetrievalOrder, Unchanged
 from serve.stages.features import Features
-from serve.stages.filter import Filter
+from serve.stages.filter import Filter, Limit
 from serve.stages.ranking import Ranking
 from serve.stages.retrieval import Retrieval
+from serve.steps import StageUnavailableError
 from serve.takeover import Live
 from serve.variant import Variant
+from tests.ports import free_port
 from train.card import ModelCard
 from train.evaluation import Evaluation
 from train.models.covisitation import fit_covisitation
@@ -213,6 +216,8 @@ def make_stages(shop_variant: Variant) -> Callable[[OnlineStore], dict[StageName
             "retrieval": Retrieval(shop_variant, config.candidates),
             "filter": Filter(shop_variant.catalogue, config.candidates),
             "ranking": Ranking(shop_variant, store),
+            "diversity": Diversity(shop_variant, config.diversity_lambda),
+            "limit": Limit(shop_variant.catalogue),
             "facts": GatherFacts(shop_variant.catalogue, config.explained_items),
         }
 
@@ -225,6 +230,16 @@ def shop_stages(
 ) -> dict[StageName, Stage]:
     """The stages over the store that nobody writes to."""
     return make_stages(shop_store)
+
+
+@pytest.fixture(scope="session")
+def shop_fallbacks(shop_variant: Variant) -> dict[StageName, Stage]:
+    """What takes the place of a stage that is skipped."""
+    return {
+        "retrieval": Popularity(shop_variant, GraphConfig().candidates),
+        "ranking": RetrievalOrder(shop_variant.catalogue),
+        "diversity": Unchanged(),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -242,13 +257,6 @@ def get_as_it_is() -> Callable[[str, str], dict[str, Any]]:
         return answer
 
     return get
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def card(kind: Any, history_length: int, variant: str = "variant-a") -> ModelCard:
@@ -334,11 +342,11 @@ def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
         service = Service(
             place=Place("shop", "replica-1"),
             variant=shop_variant,
-            graph=Graph(GraphConfig(), make_stages(store), {"explain": no_language_model}),
+            graph=Graph(GraphConfig(budget_s=30), make_stages(store), {"explain": no_language_model}),
             store=store,
             decisions=decisions,
         )
-        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=60) as client:
+        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=300) as client:
             yield client
 
     return answer

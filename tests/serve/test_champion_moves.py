@@ -25,10 +25,12 @@ from cluster.settings import Settings
 from data.dataset import Dataset
 from serve.batch import Batch, Call
 from serve.config import AppConfig, Replicas
-from serve.graph import RANKED, GraphConfig, run_stages
+from serve.graph import RANKED, GraphConfig
 from serve.loading import Parts
 from serve.session import running
-from tests.serve.conftest import USERS, free_port, registered
+from serve.steps import run_stages
+from tests.ports import free_port
+from tests.serve.conftest import USERS, registered
 from train.ledger import Change, append, read_ledger
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
@@ -89,7 +91,7 @@ def load(url: str) -> Iterator[Answers]:
     stop = threading.Event()
 
     def ask(client_number: int) -> None:
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=300) as client:
             request = client_number
             while not stop.is_set():
                 response = client.post("/v1/recommend", json={"user_id": USERS[request % len(USERS)], "count": COUNT})
@@ -107,7 +109,7 @@ def load(url: str) -> Iterator[Answers]:
             client.result()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -133,7 +135,7 @@ def test_the_champion_moves_and_no_request_notices(own: Settings, ray_session: R
             return len(last) == count and {answer["variant"] for answer in last} == {variant}
 
         def health() -> dict[str, Any]:
-            found: dict[str, Any] = httpx.get(f"{url}/healthz", timeout=60).json()
+            found: dict[str, Any] = httpx.get(f"{url}/healthz", timeout=300).json()
             return found
 
         wait_until(lambda: answered_by("one"))

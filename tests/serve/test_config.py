@@ -46,6 +46,9 @@ def test_ray_serve_builds_the_application_from_plain_arguments(tmp_path: Path, m
     gateway = application._bound_deployment
     scaling = gateway._deployment_config.autoscaling_config
     assert (gateway.name, scaling.min_replicas, scaling.max_replicas) == ("Gateway", 2, 5)
+    bound = AppConfig.model_validate(arguments).graph.most_requests()
+    assert bound < gateway._deployment_config.max_ongoing_requests
+    assert gateway._deployment_config.backpressure_config.status_code == 429
     _, config, remote, reranking = gateway.init_args
     assert config == AppConfig.model_validate(arguments)
     assert reranking is None

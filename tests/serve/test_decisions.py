@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from serve.decisions import Answered, Decision, DecisionLog, read_decisions
+from tests.train.toy_task import wait_until
 
 WRITER = """
 import sys, time
@@ -24,7 +26,7 @@ while True:
     decision = Decision(decision_id=f"{sys.argv[2]}-{number}", kind="similar", at=datetime.now(UTC),
         replica=sys.argv[2], variant="v", models={}, request={}, answer=(), timings_ms={})
     log.write(decision)
-    print(decision.decision_id, time.time(), flush=True)
+    print(decision.decision_id, flush=True)
     number += 1
     time.sleep(0.001)
 """
@@ -49,7 +51,7 @@ def decision(number: int, **changes: object) -> Decision:
 
 def wait_until_handled(log: DecisionLog, count: int) -> None:
     """Until `count` decisions have been written or lost."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while log.state().written + log.state().dropped < count and time.monotonic() < deadline:
         time.sleep(0.005)
 
@@ -71,28 +73,25 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_decision_reaches_the_file_within_a_second_without_a_close(tmp_path: Path) -> None:
+def test_a_decision_reaches_the_file_by_itself_without_a_close(tmp_path: Path) -> None:
     log = DecisionLog(tmp_path, "r")
     log.write(decision(1))
-    deadline = time.monotonic() + 1
-    while log.state().written == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until_handled(log, 1)
     assert [each.decision_id for each in read_decisions(tmp_path)] == ["d1"]
     log.close()
 
 
 def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_write = os.write
+    real_write, disk = os.write, threading.Event()
 
     def slow_write(file: int, data: bytes) -> int:
-        time.sleep(1)
+        assert disk.wait(300)
         return real_write(file, data)
 
     monkeypatch.setattr("serve.decisions.os.write", slow_write)
     log = DecisionLog(tmp_path, "r", capacity=10)
-    start = time.monotonic()
     kept = sum(log.write(decision(number)) for number in range(1000))
-    assert time.monotonic() - start < 0.9
+    disk.set()  # Not before: whoever waited for the disk would not have come here.
     log.close()
     assert 10 <= kept < 1000
     assert log.state().written == kept == len(list(read_decisions(tmp_path)))
@@ -145,7 +144,7 @@ def test_a_torn_last_line_is_skipped_and_a_broken_line_in_the_middle_is_not(tmp_
         list(read_decisions(tmp_path / "broken.jsonl"))
 
 
-def test_two_writers_killed_lose_at_most_the_last_second(tmp_path: Path) -> None:
+def test_two_writers_killed_lose_at_most_the_end(tmp_path: Path) -> None:
     """Two replicas write into one folder and are killed with SIGKILL in the middle of it."""
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], stdout=subprocess.PIPE, text=True)
@@ -154,19 +153,22 @@ def test_two_writers_killed_lose_at_most_the_last_second(tmp_path: Path) -> None
     for writer in writers:
         assert writer.stdout is not None
         writer.stdout.readline()
-    time.sleep(1.5)
-    killed = time.time()
-    said: list[tuple[str, float]] = []
+
+    def each_has_written() -> bool:
+        replicas = [each.replica for each in read_decisions(tmp_path)]
+        return min(replicas.count("left"), replicas.count("right")) > 200
+
+    wait_until(each_has_written, 300, "both to write")
+    said: list[int] = []
     for writer in writers:
         writer.send_signal(signal.SIGKILL)
         output, _ = writer.communicate()
-        lines = [line.split() for line in output.splitlines() if line.count(" ") == 1]
-        said += [(name, float(at)) for name, at in lines]
-    found = {each.decision_id for each in read_decisions(tmp_path)}
-    assert {name.split("-")[0] for name in found} == {"left", "right"}
-    lost = [at for name, at in said if name not in found]
-    assert len(said) > 500
-    assert all(at > killed - 1 for at in lost)
+        said.append(len(output.splitlines()))
+    found = [each.decision_id for each in read_decisions(tmp_path)]
+    for name, count in zip(("left", "right"), said, strict=True):
+        kept = [decision_id for decision_id in found if decision_id.startswith(name)]
+        assert kept == [f"{name}-{number}" for number in range(len(kept))]
+        assert len(kept) > count / 2, "more than what was under way is lost"
     assert len(list(tmp_path.rglob("*.jsonl"))) == 2
 
 

@@ -12,9 +12,10 @@ from cluster.settings import Settings
 from serve.app import NAME
 from serve.batch import Batch, Call
 from serve.config import AppConfig, Replicas
-from serve.graph import RANKED, GraphConfig, run_stages
+from serve.graph import RANKED, GraphConfig
 from serve.loading import Parts
 from serve.session import running
+from serve.steps import run_stages
 from serve.variant import Variant
 
 SMALL = Replicas(num_cpus=0.1)
@@ -52,7 +53,7 @@ def test_the_answers_are_those_of_the_stages_in_one_process(
     expected = run_stages([(name, parts.stage(name)) for name in RANKED], Batch(tuple(CALLS), datetime.now(UTC)))
     for row, call in enumerate(CALLS):
         question = {"user_id": call.user_id, "count": call.count, "recent_items": call.recent_items}
-        items = httpx.post(f"{url}/v1/recommend", json=question, timeout=60).json()["items"]
+        items = httpx.post(f"{url}/v1/recommend", json=question, timeout=300).json()["items"]
         codes = expected.codes_BK[row, : call.count]
         assert [item["item_id"] for item in items] == [shop_variant.catalogue.item_id(code) for code in codes]
         assert [item["score"] for item in items] == pytest.approx(expected.scores_BK[row, : call.count], abs=1e-4)

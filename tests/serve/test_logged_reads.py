@@ -193,6 +193,7 @@ def test_decisions_of_other_versions_are_skipped_and_counted(tmp_path: Path, ver
         decision(4, store=other),
         decision(5),
         decision(6, kind="similar"),
+        decision(7, store=version, degraded=("ranking",)),
     ]
     (tmp_path / "log.jsonl").write_text("".join(each.model_dump_json() + "\n" for each in decisions))
     sample = sample_decisions(tmp_path, 10, 0, version)
@@ -202,4 +203,5 @@ def test_decisions_of_other_versions_are_skipped_and_counted(tmp_path: Path, ver
         "made from feature view user_activity by definition abc": 1,
         "the online store was published anew at that moment, or not named yet": 1,
         "similar items: made without features": 1,
+        "ranking was skipped: made without item features": 1,
     }

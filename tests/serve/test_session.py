@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,17 +57,6 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_told_to_stop(settings: Settings, champion: dict[str, str], number: int) -> None:
-    with serving(settings) as (process, url):
-        assert url == f"http://127.0.0.1:{settings.serve_port}"
-        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": "user 1"}, timeout=60).json()
-        assert answer["models"] == champion
-        process.send_signal(number)
-        assert process.wait(timeout=60) == 130
-        assert not _listens(settings.serve_port)
-
-
 TWO_NODES = """
 import sys
 from pathlib import Path
@@ -111,17 +101,29 @@ def test_several_nodes_need_one_redis(tmp_path: Path) -> None:
     assert with_redis.startswith("data set 'shop' does not exist")
 
 
-def test_after_a_kill_it_starts_again_and_remembers(settings: Settings, champion: dict[str, str]) -> None:  # noqa: ARG001
+def test_it_remembers_after_a_kill_and_serves_until_it_is_told_to_stop(
+    settings: Settings, champion: dict[str, str]
+) -> None:
     event = {"user_id": "before the kill", "item_id": "item-1", "event_id": "kill-1"}
     with serving(settings) as (process, url):
-        assert httpx.post(f"{url}/v1/feedback", json={"events": [event]}, timeout=60).json()["stored"] == 1
+        assert url == f"http://127.0.0.1:{settings.serve_port}"
+        assert _ask(url, "feedback", events=[event])["stored"] == 1
         process.kill()
         process.wait()
     assert "kill-1" in online_store(settings, "shop", HISTORY).appended_events()["event_id"]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while _listens(settings.serve_port) and time.monotonic() < deadline:
         time.sleep(0.1)
-    with serving(settings) as (_, url):
-        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": "before the kill"}, timeout=60).json()
+    with serving(settings) as (process, url):
+        answer = _ask(url, "recommend", user_id="before the kill")
         assert answer["known_user"] is True
-        assert httpx.post(f"{url}/v1/feedback", json={"events": [event]}, timeout=60).json()["duplicates"] == 1
+        assert answer["models"] == champion
+        assert _ask(url, "feedback", events=[event])["duplicates"] == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=300) == 130
+        assert not _listens(settings.serve_port)
+
+
+def _ask(url: str, what: str, **question: object) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.post(f"{url}/v1/{what}", json=question, timeout=300).json()
+    return answer

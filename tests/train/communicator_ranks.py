@@ -93,7 +93,7 @@ def stall(communicator: Communicator) -> dict[str, Any]:
     started = time.monotonic()
     try:
         if communicator.rank == 1:
-            time.sleep(10)
+            time.sleep(15)
         communicator.allreduce_mean(torch.ones(1))
     except Exception as error:  # noqa: BLE001  each library has its own
         return {"seconds": time.monotonic() - started, "error": str(error)}
@@ -111,11 +111,17 @@ def sparse(communicator: Communicator) -> dict[str, Any]:
     return {str(passes): fitted(communicator, config, passes) for passes in (1, PASSES)}
 
 
+def lazy(communicator: Communicator) -> dict[str, Any]:
+    """Weights when the optimizer steps on the rows of a sparse gradient, with momentum and decay."""
+    return fitted(communicator, TableConfig(sparse=True, seed=communicator.rank, optimizer="lazy_adamw"), PASSES)
+
+
 WORK: dict[str, Callable[[Communicator], dict[str, Any]]] = {
     "steps": train_steps,
     "state": share_state,
     "accumulate": accumulate,
     "sparse": sparse,
+    "lazy": lazy,
     "adasum": adasum,
     "lost_peer": lose_a_peer,
     "stall": stall,
@@ -133,7 +139,8 @@ def main(kind: str, folder: Path, rank: int, address: str, works: list[str]) -> 
             os.environ.update(HOROVOD[kind].environment())
             communicator = HorovodCommunicator(options=HOROVOD[kind])
         else:
-            communicator = TorchDistributedCommunicator.meet(address, rank, 2, timeout_s=5)
+            timeout_s = float(os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"])
+            communicator = TorchDistributedCommunicator.meet(address, rank, 2, timeout_s=timeout_s)
     except TowerlineError as error:
         (folder / f"error-{rank}.txt").write_text(str(error))
         return

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from train.communicator import Communicator
+from train.lazy_adamw import LazyAdamW
 from train.loop import FitConfig, TrainingState, fit
 from train.order import ExampleOrder, Share
 
@@ -54,6 +55,8 @@ class TableTask:
     def optimizer(self) -> torch.optim.Optimizer:
         if self.config.optimizer == "adamw":
             return torch.optim.AdamW(self.model.parameters())
+        if self.config.optimizer == "lazy_adamw":
+            return LazyAdamW(self.model.parameters(), lr=0.1, weight_decay=0.1)
         return torch.optim.Adagrad(self.model.parameters(), lr=0.1)
 
     def batch(self, share: Share) -> tuple[torch.Tensor, torch.Tensor, float]:

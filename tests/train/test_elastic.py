@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.errors import TowerlineError
-from tests.train.toy_task import ToyConfig, begun, build_toy, lineage, undisturbed, wait_until
+from tests.train.toy_task import ToyConfig, begun, build_toy, hurry, lineage, undisturbed, wait_until
 from train.checkpoint import read_best_weights
 from train.loop import FitConfig
 from train.scaling import Scaling
@@ -26,6 +26,7 @@ from train.trainer import train_distributed
 if TYPE_CHECKING:
     from cluster.session import RaySession
 
+EXAMPLES = 2_000
 FIT = FitConfig(epochs=3, metric="error", mode="min")
 DRIVER = """
 import sys
@@ -72,8 +73,8 @@ cluster.shutdown()
 
 
 def toy(folder: Path) -> ToyConfig:
-    """Long enough for all that happens to it."""
-    return ToyConfig(notes=folder, examples=600, batch_size=4, step_s=0.05)
+    """Minutes long, unless it is told to hurry: none of what happens to it comes too late."""
+    return ToyConfig(notes=folder, examples=EXAMPLES, batch_size=4, step_s=0.1)
 
 
 class NodesOfACluster:
@@ -97,7 +98,7 @@ class NodesOfACluster:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(60)
+        self._process.wait(300)
         self._process.stdout.close()
 
     def _answer(self) -> Any:
@@ -123,7 +124,7 @@ class Notes:
             new = [path for path in files if path.name.split("group=")[1] not in known]
             return any(len(path.read_text().splitlines()) >= 10 for path in new)
 
-        wait_until(there, 300, f"a new group of {size} workers, beside {self.places()}")
+        wait_until(there, 600, f"a new group of {size} workers, beside {self.places()}")
 
     def groups(self) -> set[str]:
         return {place["group"] for place in self.places()}
@@ -163,7 +164,8 @@ def test_workers_nodes_and_the_driver_come_and_go(tmp_path: Path) -> None:
         drivers[0].kill()
         drivers[0].wait()
         expect(2, submit)
-        output, _ = drivers[1].communicate(timeout=300)
+        hurry(tmp_path)
+        output, _ = drivers[1].communicate(timeout=600)
         assert drivers[1].returncode == 0
     finally:
         for driver in drivers:
@@ -176,7 +178,12 @@ def test_workers_nodes_and_the_driver_come_and_go(tmp_path: Path) -> None:
     weights, _, history = read_best_weights(Path(output.split("trained ")[1].strip()))
     (tmp_path / "alone").mkdir()
     alone = train_distributed(
-        build_toy, ToyConfig(examples=600, batch_size=4), FIT, Scaling(backend="none"), name="alone", storage=tmp_path
+        build_toy,
+        ToyConfig(examples=EXAMPLES, batch_size=4),
+        FIT,
+        Scaling(backend="none"),
+        name="alone",
+        storage=tmp_path,
     )
     assert [epoch.loss for epoch in history] == pytest.approx([epoch.loss for epoch in alone.history], rel=1e-3)
     for name, weight in alone.weights.items():
@@ -191,7 +198,7 @@ def two_free(ray_session: "RaySession") -> Iterator[int]:
 
     total = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
     holder: Any = ray.remote(num_cpus=total - 2)(Holder).remote()
-    ray.get(holder.hold.remote(), timeout=120)
+    ray.get(holder.hold.remote(), timeout=300)
     yield total
     ray.kill(holder)
 

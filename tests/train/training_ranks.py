@@ -16,19 +16,20 @@ from train.loop import FitConfig
 from train.rendezvous import Rendezvous, assign_slots, slot_environment
 from train.resumable import fit_in_folder
 
-TIMEOUT_S = 10
-
 
 @contextmanager
 def ranks(
-    kind: str, folder: Path, size: int, config: ToyConfig, epochs: int
+    kind: str, folder: Path, size: int, config: ToyConfig, epochs: int, *, timeout_s: int = 120
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The processes of a group of `size` ranks that train, or go on training, in `folder`."""
+    """The processes of a group of `size` ranks that train, or go on training, in `folder`.
+
+    They wait `timeout_s` for each other: to meet, and for one that is silent.
+    """
     plan = assign_slots(["node"] * size)
     with Rendezvous("127.0.0.1", plan) as rendezvous:
         processes = []
         for slot in plan:
-            environment = slot_environment(slot, "127.0.0.1", rendezvous.port, timeout_s=TIMEOUT_S, stall_timeout_s=60)
+            environment = slot_environment(slot, "127.0.0.1", rendezvous.port, timeout_s=timeout_s, stall_timeout_s=120)
             environment |= {"HOROVOD_GLOO_IFACE": "lo", "GLOO_SOCKET_IFNAME": "lo", "MASTER_PORT": str(rendezvous.port)}
             command = [sys.executable, "-m", "tests.train.training_ranks", kind, str(folder), str(epochs)]
             processes.append(subprocess.Popen([*command, pickle.dumps(config).hex()], env=os.environ | environment))
@@ -49,7 +50,7 @@ def main(kind: str, folder: Path, epochs: int, config: ToyConfig) -> None:
     else:
         rank, size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
         meeting = f"file://{folder}/meet-{os.environ['MASTER_PORT']}"
-        communicator = TorchDistributedCommunicator.meet(meeting, rank, size, timeout_s=TIMEOUT_S)
+        communicator = TorchDistributedCommunicator.meet(meeting, rank, size, timeout_s=120)
     fit = FitConfig(epochs=epochs, metric="error", mode="min")
     fit_in_folder(ToyTask(config), communicator, fit, folder=folder, checkpoint_s=0)
     communicator.close()

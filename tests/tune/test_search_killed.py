@@ -86,7 +86,7 @@ def killed_in_the_middle(home: Path) -> tuple[str, int]:
     """What it printed, and how many ended trials could be gone on with then."""
     process = job(home)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 3000
         while kept_by_tune(home) < 3:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
@@ -104,7 +104,7 @@ def test_a_search_whose_driver_is_killed_goes_on_where_it_was(home: Path) -> Non
     killed_ms = time.time_ns() // 1_000_000
     assert kept <= len(before) < TRIALS
     process = job(home)
-    again = process.communicate(timeout=300)[0]
+    again = process.communicate(timeout=900)[0]
     assert process.returncode == 0, again
     after = ended(again)
     assert len(set(before) & set(after)) <= len(before) - kept, "what ended is not done again"
@@ -152,7 +152,7 @@ def test_trials_that_are_distributed_trainings_give_their_workers_cpus_back(
     outcome = search_model(task, search, name="distributed", storage=home / "runs")
     assert [trial.state for trial in outcome.trials] == ["finished", "stopped"]
     assert [len(trial.curve) for trial in outcome.trials] == [4, 1]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while ray.available_resources().get("CPU", 0) < cpus:  # type: ignore[no-untyped-call]
         assert time.monotonic() < deadline, "a training holds CPUs after its trial"
         time.sleep(0.2)

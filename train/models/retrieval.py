@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.schema import ATTRIBUTES, ITEM_ID
-from train.encoding import encode_attributes, encode_users
+from train.encoding import UserBatch, encode_attributes, encode_users
 from train.index import ExactIndex
 from train.models.files import load_files, save_files
 from train.models.two_tower import TwoTower, TwoTowerConfig
@@ -54,7 +54,10 @@ class RetrievalModel:
 
     def encode_users(self, rows: pl.DataFrame) -> npt.NDArray[np.float32]:
         """User vectors (B, D + 1) of B feature rows (see `train.encoding.encode_users`)."""
-        users = encode_users(rows, self.vocabulary, self.config.history_length)
+        return self.vectors_of(encode_users(rows, self.vocabulary, self.config.history_length))
+
+    def vectors_of(self, users: UserBatch) -> npt.NDArray[np.float32]:
+        """User vectors (B, D + 1) of B encoded users: the user tower itself."""
         with torch.inference_mode():
             vectors: npt.NDArray[np.float32] = self.network.encode_users(
                 users, torch.from_numpy(self.item_vectors_ID)

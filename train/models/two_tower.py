@@ -6,7 +6,7 @@ of the words of its title, so an item without events still has a vector. The use
 tower, which is what lets one table learn from both sides.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
 import torch
@@ -48,12 +48,24 @@ class TwoTowerConfig(BaseModel):
     """Negatives shared by a batch, for the sampled softmax."""
     sampling_power: NonNegativeFloat = 0.75
     """Negatives are drawn in proportion to item frequency to this power."""
+    sparse_item_table: bool = False
+    """Encode in a training step only the items that its batch has to do with, and update their embeddings alone: for
+    catalogues of which a batch sees little. Not with the full softmax, which scores every item."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
         if self.embedding_dim % self.attention_heads:
             raise ValueError(
                 f"embedding_dim is {self.embedding_dim}, expected a multiple of attention_heads, {self.attention_heads}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sparse_where_items_are_sampled(self) -> Self:
+        if self.sparse_item_table and self.loss == "full_softmax":
+            raise ValueError(
+                "sparse_item_table is true and loss is 'full_softmax', which scores every item in each step; "
+                "set loss to 'sampled_softmax' or 'in_batch_softmax', or leave sparse_item_table out"
             )
         return self
 
@@ -88,10 +100,10 @@ class TwoTower(nn.Module):
         super().__init__()
         self.config = config
         dim, num_codes = config.embedding_dim, vocabulary.num_items + 1
-        self.item = _embedding(num_codes, dim)
+        self.item = _embedding(num_codes, dim, sparse=config.sparse_item_table)
         self.item_attribute = _embedding(len(vocabulary.item_attributes) + 1, dim)
         self.item_bias = nn.Linear(dim, 1)
-        self.popularity = nn.Embedding(num_codes, 1)
+        self.popularity = nn.Embedding(num_codes, 1, sparse=config.sparse_item_table)
         self.user_attribute = _embedding(len(vocabulary.user_attributes) + 1, dim)
         self.position = nn.Embedding(config.history_length, dim)
         self.age = nn.Embedding(AGE_BINS, dim)
@@ -131,27 +143,38 @@ class TwoTower(nn.Module):
         target is always there, so it needs no correction, and negatives equal to it are left out: the sum over
         negatives then estimates that over all other items without bias.
         """
-        items_ID = self.encode_items()
-        users_BD = self._encode(batch.users, items_ID)
+        if self.config.sparse_item_table:
+            logits_BC, chosen_B = self._sparse_choice_logits(batch)
+        else:
+            items_ID = self.encode_items()
+            logits_BC, chosen_B = self.choice_logits(self._encode(batch.users, items_ID), items_ID, batch)
+        return functional.cross_entropy(logits_BC, chosen_B, reduction="none").sum() * batch.scale
+
+    def choice_logits(self, users_BD: Tensor, items_ID: Tensor, batch: RetrievalBatch) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of the items that the loss chooses among, and the place (B,) of the chosen one among them."""
         if batch.negatives_N is None:
             logits_BI = users_BD @ items_ID.T
             logits_BI[:, UNKNOWN] = -torch.inf
-            losses_B = functional.cross_entropy(logits_BI, batch.target_B, reduction="none")
-        else:
-            losses_B = self._sampled_loss(users_BD, items_ID, batch.target_B, batch.negatives_N)
-        return losses_B.sum() * batch.scale
+            return logits_BI, batch.target_B
+        targets_BD, negatives_ND = items_ID[batch.target_B], items_ID[batch.negatives_N]
+        return self._sampled_logits(users_BD, targets_BD, negatives_ND, batch), torch.zeros_like(batch.target_B)
 
-    def encode_items(self) -> Tensor:
-        """Vectors (I, D + 1) of every item code; the last column is the item's bias."""
-        seen_I1 = (self.item_frequency_I > 0).float().unsqueeze(1)
+    def encode_items(self, codes_I: Tensor | None = None) -> Tensor:
+        """Vectors (I, D + 1) of these item codes, or of all; the last column is the item's bias."""
+        if codes_I is None:
+            frequency_I, attributes_IA = self.item_frequency_I, self.item_attributes_IA
+            ids_ID, popularity_I1 = self.item.weight, self.popularity.weight
+        else:
+            frequency_I, attributes_IA = self.item_frequency_I[codes_I], self.item_attributes_IA[codes_I]
+            ids_ID, popularity_I1 = self.item(codes_I), self.popularity(codes_I)
+        seen_I1 = (frequency_I > 0).float().unsqueeze(1)
         if self.training:
             seen_I1 = seen_I1 * (torch.rand_like(seen_I1) >= self.config.id_dropout)
         content_ID = functional.embedding_bag(
-            self.item_attributes_IA, self.item_attribute.weight, mode="sum", padding_idx=UNKNOWN
+            attributes_IA, self.item_attribute.weight, mode="sum", padding_idx=UNKNOWN
         )
-        vectors_ID = self.item.weight * seen_I1 + content_ID
-        bias_I1 = self.item_bias(content_ID) + self.popularity.weight * seen_I1
-        return torch.cat([vectors_ID, bias_I1], dim=1)
+        bias_I1 = self.item_bias(content_ID) + popularity_I1 * seen_I1
+        return torch.cat([ids_ID * seen_I1 + content_ID, bias_I1], dim=1)
 
     def encode_users(self, users: UserBatch, items_ID: Tensor | None = None) -> Tensor:
         """Vectors (B, D + 1) of users; the last column is 1, so that the dot product adds the item's bias."""
@@ -179,7 +202,7 @@ class TwoTower(nn.Module):
     def _attend(self, events_BLD: Tensor, present_BL: Tensor, users: UserBatch, attributes_BD: Tensor) -> Tensor:
         batch, length, dim = events_BLD.shape
         heads = self.config.attention_heads
-        context_BLD = self.position.weight + self.age(_age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
+        context_BLD = self.position.weight + self.age(age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
         context_BLD = context_BLD + self.value(users.history_values_BL.int())
         context_BLD = context_BLD + self.event_type(users.history_types_BL.int())
         # Whole events are dropped, not single features: that costs 1/D of the random numbers.
@@ -200,16 +223,37 @@ class TwoTower(nn.Module):
         )
         return attended.reshape(batch, dim) + last_BD
 
-    def _sampled_loss(self, users_BD: Tensor, items_ID: Tensor, target_B: Tensor, negatives_N: Tensor) -> Tensor:
-        positive_B = (users_BD * items_ID[target_B]).sum(dim=1)
-        negative_BN = users_BD @ items_ID[negatives_N].T
+    def _sparse_choice_logits(self, batch: RetrievalBatch) -> tuple[Tensor, Tensor]:
+        """What `choice_logits` gives, by way of the U items alone that are in a history, a target or a negative.
+
+        `UNKNOWN` is the first of the U codes, so that it means the same among them.
+        """
+        assert batch.negatives_N is not None
+        history_BL = batch.users.history_BL
+        codes = torch.cat([history_BL.long().flatten(), batch.target_B, batch.negatives_N])
+        with_unknown = torch.cat([torch.full_like(codes[:1], UNKNOWN), codes])
+        codes_U, places = with_unknown.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        history, targets_B, negatives_N = places[1:].split(
+            [history_BL.numel(), len(batch.target_B), len(batch.negatives_N)]
+        )
+        items_UD = self.encode_items(codes_U)
+        users_BD = self._encode(replace(batch.users, history_BL=history.view_as(history_BL)), items_UD)
+        logits_BC = self._sampled_logits(users_BD, items_UD[targets_B], items_UD[negatives_N], batch)
+        return logits_BC, torch.zeros_like(batch.target_B)
+
+    def _sampled_logits(
+        self, users_BD: Tensor, targets_BD: Tensor, negatives_ND: Tensor, batch: RetrievalBatch
+    ) -> Tensor:
+        target_B, negatives_N = batch.target_B, batch.negatives_N
+        assert negatives_N is not None
+        positive_B = (users_BD * targets_BD).sum(dim=1)
+        negative_BN = users_BD @ negatives_ND.T
         if self.config.logq_correction:
             power = 1.0 if self.config.loss == "in_batch_softmax" else self.config.sampling_power
             expected_I = sampling_probabilities(self.item_frequency_I, power) * len(negatives_N)
             negative_BN = negative_BN - expected_I[negatives_N].log()
         negative_BN = negative_BN.masked_fill(negatives_N == target_B.unsqueeze(1), -torch.inf)
-        logits = torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
-        return functional.cross_entropy(logits, torch.zeros_like(target_B), reduction="none")
+        return torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
 
 
 def sampling_probabilities(frequency_I: Tensor, power: float) -> Tensor:
@@ -218,13 +262,13 @@ def sampling_probabilities(frequency_I: Tensor, power: float) -> Tensor:
     return weights_I / weights_I.sum()
 
 
-def _age_bin(seconds: Tensor) -> Tensor:
+def age_bin(seconds: Tensor) -> Tensor:
     """Logarithmic bins from a second to about ten years."""
     return torch.log2(1 + seconds.clamp(min=0)).div(1.8).long().clamp(max=AGE_BINS - 1)
 
 
-def _embedding(rows: int, dim: int) -> nn.Embedding:
-    table = nn.Embedding(rows, dim, padding_idx=UNKNOWN)
+def _embedding(rows: int, dim: int, *, sparse: bool = False) -> nn.Embedding:
+    table = nn.Embedding(rows, dim, padding_idx=UNKNOWN, sparse=sparse)
     nn.init.normal_(table.weight, std=0.05)
     with torch.no_grad():
         table.weight[UNKNOWN] = 0

@@ -1,7 +1,7 @@
 """What every online store promises, on SQLite and on a real Redis."""
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,23 +35,10 @@ RECENCY = {"user_recent_weight", "item_recent_weight"}
 Publish = Callable[..., int]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.cluster)])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    address = request.getfixturevalue("redis_url") if request.param == "redis" else ""
-    return Settings(home=tmp_path, online_store=address)
-
-
 @pytest.fixture(autouse=True)
 def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if another test started Ray: what is patched here is so in this process only."""
     monkeypatch.setattr(materialization, "_has_session", lambda: False)
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[OnlineStore]:
-    store = open_online_store(settings, "small")
-    yield store
-    store.close()
 
 
 def write(home: Path, events: pl.DataFrame, ages: dict[str, int] | None = None) -> Dataset:

@@ -151,7 +151,7 @@ def test_an_empty_stream_ends_at_once_or_waits(follow: Callable[..., Follower]) 
     time.sleep(0.05)
     assert waiting.is_alive()
     stop.set()
-    waiting.join(5)
+    waiting.join(120)
     assert not waiting.is_alive()
 
 

@@ -1,6 +1,5 @@
 import html
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
 
 import numpy as np
 import polars as pl
@@ -13,36 +12,10 @@ from data.quality.table_rules import Distribution
 from data.quality.validation_page import validation_page
 from data.quality.validation_report import ValidationReport, conclude
 from data.sources.chunk import Broken
+from tests.pages import Page
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 NASTY = "<script>alert(\"1\")</script> & 'x'</pre><h1>"
-
-
-class Page(HTMLParser):
-    """The elements and the text of a page, which must be closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        self.open += [] if tag == "meta" else [tag]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def events(count: int = 400) -> pl.DataFrame:

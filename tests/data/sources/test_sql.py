@@ -100,7 +100,7 @@ def test_a_server_that_stays_away_is_named(monkeypatch: pytest.MonkeyPatch) -> N
             TowerlineError, match=r"went away after [\d,]+ rows and did not come back within 1 s"
         ) as error:
             list(chunks)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert "secret" not in str(error.value)
         with pytest.raises(
             TowerlineError, match=r"postgres:\*\*\*@.*refused; check the address, --query, --table"

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 import polars as pl
 
 from serve.batch import Batch, Call, Stage
-from serve.graph import RANKED, StageName, run_stages
+from serve.graph import RANKED, StageName
 from serve.stages.facts import MAX_NAME, MAX_TRAIT, GatherFacts
+from serve.steps import run_stages
 from serve.variant import Catalogue, Variant
 from train.vocabulary import Vocabulary
 

@@ -14,10 +14,11 @@ from data.features import ITEM_FEATURE_COLUMNS, ITEM_FEATURES, ITEM_POPULARITY, 
 from data.online.store import OnlineStore
 from data.temporal.point_in_time import features_of
 from serve.batch import Batch, Call, Stage
-from serve.graph import RANKED, StageName, run_stages
+from serve.graph import RANKED, StageName
 from serve.stages.filter import Filter
 from serve.stages.ranking import NO_ITEM, Ranking
 from serve.stages.retrieval import Retrieval
+from serve.steps import run_stages
 from serve.variant import Variant
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
@@ -82,7 +83,7 @@ def test_item_features_are_those_of_the_events(shop_stages: dict[StageName, Stag
     assert online["item_event_count"].max() > 1
 
 
-def test_ties_go_to_the_smaller_code_and_empty_slots_last(
+def test_ties_go_to_the_smaller_item_id_and_empty_slots_last(
     shop_stages: dict[StageName, Stage],
     shop_variant: Variant,
     shop_store: OnlineStore,
@@ -93,7 +94,8 @@ def test_ties_go_to_the_smaller_code_and_empty_slots_last(
     monkeypatch.setattr(Variant, "rank", lambda *_: np.ones_like(before.retrieval_BK))
     codes = Ranking(shop_variant, shop_store).run(before).codes_BK[0]
     filled = codes[codes != UNKNOWN]
-    assert (np.diff(filled) > 0).all()
+    ids = [shop_variant.catalogue.item_id(code) for code in filled.tolist()]
+    assert ids == sorted(ids)
     assert (codes[len(filled) :] == UNKNOWN).all()
 
 

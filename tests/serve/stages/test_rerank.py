@@ -1,14 +1,16 @@
 """The order is what names and profile make of it; only cold users get another one."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from serve.batch import Batch, Call, Profile
-from serve.graph import RANKED, run_stages
+from serve.graph import RANKED
 from serve.stages.profile import MAX_LIKED, GatherProfiles, profile_of
 from serve.stages.rerank import NamePreferences, Rerank, blended_order, prompt, prompt_version
+from serve.steps import run_stages
 from serve.variant import Variant
 from tests.serve.test_graph import NOW, Stages
 from tests.serve.test_reranking_policy import policy
@@ -122,4 +124,9 @@ def test_only_cold_users_get_another_order_and_only_of_the_first(ranked: Batch) 
 
 def test_a_policy_that_is_off_changes_nothing(ranked: Batch) -> None:
     answered = rerank(weight=1.0, below_events=0).run(ranked)
+    np.testing.assert_array_equal(answered.codes_BK, ranked.codes_BK)
+
+
+def test_nothing_is_asked_for_after_the_caller_has_given_up(ranked: Batch) -> None:
+    answered = rerank(weight=1.0, below_events=2).run(dataclasses.replace(ranked, budget_s=0.0))
     np.testing.assert_array_equal(answered.codes_BK, ranked.codes_BK)

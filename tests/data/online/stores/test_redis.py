@@ -1,21 +1,17 @@
 """What is particular to Redis: one round trip, several writers, and states that expire."""
 
-import multiprocessing
-import threading
 from datetime import timedelta
 
-import polars as pl
 import pytest
 import redis
 
 from data.aggregations import Count, Mean, TimeSince, days, hours
 from data.events import FIRST_APPENDED_ROW
-from data.features import views
 from data.online.stores import redis_version
 from data.online.stores.redis import RedisStore
 from data.views import EVERYTHING, ITEM, USER, FeatureView
 from tests.data.conftest import events_of
-from tests.data.online.stores.redis_stores import NOW, DatasetOf, counted
+from tests.data.online.stores.redis_stores import NOW, DatasetOf
 
 pytestmark = pytest.mark.cluster
 
@@ -39,31 +35,6 @@ def test_values_longer_than_a_buffer_and_ids_of_any_kind(store: RedisStore) -> N
     found = store.read(USER, [*users, "nobody"] * 3, NOW)
     assert found["user_event_count"].to_list() == [50, 50, 50, 50, 0] * 3
     assert found["history_items"].list.len().to_list() == [50, 50, 50, 50, 0] * 3
-
-
-def append_many(address: str, events: pl.DataFrame, started: threading.Event) -> None:
-    store = RedisStore(address, "small", views())
-    started.wait()
-    for row in events.iter_slices(1):
-        store.append_events(row)
-
-
-def test_several_processes_write_and_none_is_lost(store: RedisStore, redis_url: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    shares = [events_of([(f"u{writer}", "x", 1.0, second) for second in range(15)]) for writer in range(2)]
-    writers = [context.Process(target=append_many, args=(redis_url, share, started)) for share in shares]
-    for writer in writers:
-        writer.start()
-    started.set()
-    append_many(redis_url, events_of([("here", "x", 1.0, second) for second in range(15)]), started)
-    for writer in writers:
-        writer.join(120)
-    assert [writer.exitcode for writer in writers] == [0, 0]
-    assert store.appended_events()["source_row"].n_unique() == 45
-    assert store.read(USER, ["u0", "u1", "here"], NOW)["user_event_count"].to_list() == [15] * 3
-    assert store.read(ITEM, ["x"], NOW)["item_event_count"].to_list() == [45]
-    assert counted(store) == 45
 
 
 def test_only_states_that_no_feature_needs_any_more_expire(redis_url: str, dataset_of: DatasetOf) -> None:

@@ -27,7 +27,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_connection, "SOCKET_SECONDS", 0.3)
 
 
-def test_a_server_that_comes_back_is_waited_for(server: RedisServer) -> None:
+def test_a_server_that_comes_back_is_waited_for(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_connection, "PATIENCE_SECONDS", 120)
     store = RedisStore(server.url, "small", views())
     store.append_events(events_of([("anna", "x", 1.0, 1)]))
     for action in (lambda: store.append_events(events_of([("anna", "y", 1.0, 2)])), lambda: counted(store)):
@@ -41,8 +42,9 @@ def test_a_server_that_comes_back_is_waited_for(server: RedisServer) -> None:
     store.close()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_frozen_server_applies_what_it_was_told_once(server: RedisServer) -> None:
+def test_a_frozen_server_applies_what_it_was_told_once(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_connection, "PATIENCE_SECONDS", 120)
+    monkeypatch.setattr(redis_connection, "SOCKET_SECONDS", 0.3)
     store = RedisStore(server.url, "small", views())
     store.append_events(events_of([("anna", "x", 1.0, 1)]))
     for number in range(3):
@@ -77,16 +79,17 @@ def test_a_server_that_stays_away_is_one_clear_error(server: RedisServer) -> Non
     store.close()
 
 
-def test_a_password_that_is_wrong_is_said_and_not_shown(server: RedisServer) -> None:
+def test_a_password_that_is_wrong_is_said_and_not_shown(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with redis.Redis.from_url(server.url) as client:
         client.config_set("requirepass", "right")
     store = RedisStore(server.url.replace("redis://", "redis://:secret@"), "small", views())
+    monkeypatch.setattr(redis_connection, "PATIENCE_SECONDS", 600)
     began = time.monotonic()
     for call in (lambda: store.read(USER, ["anna"], NOW), store.published_version):
         with pytest.raises(TowerlineError, match=r"cannot be used .*TOWERLINE_ONLINE_STORE") as error:
             call()
         assert "secret" not in str(error.value)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 300, "it was tried again"
     right = RedisStore(server.url.replace("redis://", "redis://:right@"), "small", views())
     assert right.append_events(events_of([("anna", "x", 1.0, 1)])) == 1
     assert right.read(USER, ["anna"], NOW)["known"].item()

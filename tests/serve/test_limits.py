@@ -1,0 +1,113 @@
+"""Overload, slowness and shut-down as a client sees them: a problem that says when to ask again, and no lost answer."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from data.online.store import OnlineStore
+from serve.batch import Batch, Stage
+from serve.decisions import DecisionLog
+from serve.graph import Graph, GraphConfig, StageName
+from serve.http import build_http
+from serve.limits import Limits
+from serve.problems import ProblemError
+from serve.service import Place, Service
+from serve.takeover import Live
+from serve.variant import Variant
+from tests.serve.conftest import no_language_model
+
+pytestmark = pytest.mark.anyio
+QUESTION = {"user_id": "user 1", "count": 3}
+
+
+class Gate:
+    """A stage that holds batches back until it is opened."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def run(self, batch: Batch) -> Batch:
+        self.reached.set()
+        assert self.opened.wait(30)
+        return self._stage.run(batch)
+
+
+@pytest.fixture
+def gate(shop_stages: dict[StageName, Stage]) -> Gate:
+    return Gate(shop_stages["ranking"])
+
+
+@pytest.fixture
+def live(
+    gate: Gate,
+    shop_stages: dict[StageName, Stage],
+    shop_variant: Variant,
+    shop_store: OnlineStore,
+    tmp_path: Path,
+) -> Live:
+    """One that ranks a batch at a time, when the gate is open."""
+    decisions = DecisionLog(tmp_path, "replica-1")
+    config = GraphConfig(max_batch_size=1, max_waiting=100, budget_s=30)
+    graph = Graph(config, {**shop_stages, "ranking": gate}, {"explain": no_language_model})
+    return Live(
+        Service(place=Place("shop", "r"), variant=shop_variant, graph=graph, store=shop_store, decisions=decisions),
+        decisions,
+    )
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://towerline")
+
+
+async def test_a_full_queue_is_429_with_retry_after_and_who_waits_is_answered(live: Live, gate: Gate) -> None:
+    async with client_of(build_http(live)) as client:
+        asked = [asyncio.ensure_future(client.post("/v1/recommend", json=QUESTION)) for _ in range(110)]
+        refused = await next(asyncio.as_completed(asked))
+        assert refused.status_code == 429
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["type"] == "urn:towerline:problem:too-busy"
+        gate.opened.set()
+        codes = [response.status_code for response in await asyncio.gather(*asked)]
+        assert set(codes) == {200, 429}
+        assert codes.count(200) >= 100
+    await live.close()
+
+
+async def test_what_takes_too_long_is_a_problem(live: Live, gate: Gate) -> None:
+    async with client_of(build_http(live, request_timeout_s=0.05)) as client:
+        response = await client.post("/v1/recommend", json=QUESTION)
+    assert response.status_code == 504
+    assert "within 0.05 s" in response.json()["detail"]
+    gate.opened.set()
+    await live.close()
+
+
+async def test_shutting_down_answers_what_is_under_way_and_takes_no_more(live: Live, gate: Gate) -> None:
+    async with client_of(build_http(live)) as client:
+        asked = asyncio.ensure_future(client.post("/v1/recommend", json=QUESTION))
+        await asyncio.to_thread(gate.reached.wait)
+        closing = asyncio.ensure_future(live.close())
+        await asyncio.sleep(0)
+        late = await client.post("/v1/recommend", json=QUESTION)
+        assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        assert not closing.done()
+        gate.opened.set()
+        assert (await asked).status_code == 200
+        await closing
+
+
+async def test_the_places_at_the_store_are_given_back() -> None:
+    limits = Limits(places=1)
+    async with limits.place():
+        with pytest.raises(ProblemError, match="too many requests use the online store"):
+            async with limits.place():
+                pass
+    async with limits.place():
+        pass
