@@ -1,12 +1,13 @@
 """What the jobs say while they work: steps, epochs, trials and the table of a comparison."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import rich.box
 import rich.console
+import rich.progress
 from rich.table import Table
 
 from jobs.evaluation_tables import TextTable
@@ -16,6 +17,8 @@ from train.loop import EpochResult
 from train.promotion import Decision
 from train.registry import RegisteredPair, registered_name
 from tune.outcome import SearchOutcome, TrialOutcome
+
+Step = TypeVar("Step")
 
 SECONDS_BETWEEN_TRIAL_LINES = 10.0
 METRICS = ("recall@10", "ndcg@10", "mrr", "coverage@10")
@@ -41,6 +44,12 @@ class Console:
         self._out.print(f"\n{self._step:2d} {title}", style="bold")
         yield
         self.say(f"{time.monotonic() - start:.1f} s")
+
+    def track(self, steps: Sequence[Step], what: str) -> Iterable[Step]:
+        """The steps, with a bar that shows how far they are; on a terminal only."""
+        if not self._out.is_terminal:
+            return steps
+        return rich.progress.track(steps, f"   {what}", console=self._out, transient=True)
 
     def epoch(self, result: EpochResult) -> None:
         """One line per epoch."""

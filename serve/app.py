@@ -13,6 +13,7 @@ from serve.config import AppConfig, Replicas
 from serve.deployments import REPLICAS
 from serve.gateway import Gateway
 from serve.limits import MAX_IN_THREADS
+from serve.loading import reranking_policy
 
 NAME = "towerline"
 """Name of the application within Ray Serve."""
@@ -32,16 +33,20 @@ def build(args: AppConfig) -> Application:
 
 
 def application(settings: Settings, config: AppConfig) -> Application:
-    """The gateway bound to its remote stages."""
+    """The gateway bound to its remote stages. The policy of re-ranking is read here, once for all replicas."""
+    policy = reranking_policy(settings, config)
+    if policy is None:
+        config = config.model_copy(update={"graph": config.graph.model_copy(update={"rerank": "off"})})
     remote = {}
     for name in config.graph.remote():
         replica = REPLICAS[name]
-        replicas = config.explain_replicas if name == "explain" else config.stage_replicas
+        replicas = config.explain_replicas if name in ("rerank", "explain") else config.stage_replicas
         options = _options(replica.__name__, replicas, replicas.max_ongoing_requests, config)
-        remote[name] = ray.serve.deployment(**options)(replica).bind(settings, config)
+        more = (policy,) if name == "rerank" else ()
+        remote[name] = ray.serve.deployment(**options)(replica).bind(settings, config, *more)
     most = max(config.gateway_replicas.max_ongoing_requests, config.graph.most_requests() + BESIDES)
     gateway = ray.serve.deployment(**_options("Gateway", config.gateway_replicas, most, config))(Gateway)
-    return gateway.bind(settings, config, remote)
+    return gateway.bind(settings, config, remote, policy)
 
 
 def scaling(replicas: Replicas) -> AutoscalingConfig:

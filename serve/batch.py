@@ -54,6 +54,17 @@ class Facts:
     """How many events it has."""
 
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What may be said of a cold user, and whose names are judged by it."""
+
+    attributes: tuple[str, ...] = ()
+    liked: tuple[str, ...] = ()
+    """Names of items that the user liked, newest first."""
+    candidates: tuple[str, ...] = ()
+    """Names of the first candidates, best first."""
+
+
 def _no_codes() -> Codes:
     return np.empty((0, 0), np.int64)
 
@@ -98,6 +109,9 @@ class Batch:
     item_features: pl.DataFrame = field(default_factory=pl.DataFrame)
     """B x K rows in the order of `codes_BK`: the candidates' item features and `known_until`."""
 
+    profiles: tuple[Profile, ...] = ()
+    """Per request, what the language model re-ranks by; only where it does (by the profile stage)."""
+
     facts: tuple[tuple[Facts, ...], ...] = ()
     """Per request, the facts about its first items (by the facts stage)."""
 
@@ -141,6 +155,7 @@ class Batch:
             retrieval_BK=_pick_rows(self.retrieval_BK, rows),
             scores_BK=_pick_rows(self.scores_BK, rows),
             item_features=self.item_features[flat] if self.item_features.height else self.item_features,
+            profiles=_pick(self.profiles, rows),
             facts=_pick(self.facts, rows),
             explanations=_pick(self.explanations, rows),
         )

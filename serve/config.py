@@ -79,7 +79,7 @@ class AppConfig(BaseModel):
     explain: ExplainConfig = ExplainConfig()
     gateway_replicas: Replicas = Replicas(max=2)
     stage_replicas: Replicas = Replicas(max=2)
-    """Of each remote stage but the language model's."""
+    """Of each remote stage but the language model's (`explain` and `rerank`)."""
 
     explain_replicas: Replicas = Replicas(target_ongoing_requests=4, max_ongoing_requests=8)
     """Of the language model. Its threads spin, so two of them on one machine's cores are slower than one."""

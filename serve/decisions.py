@@ -84,6 +84,10 @@ class Decision(BaseModel):
     prompt_version: str | None = None
     """Version of the explanation prompt's template, where there are explanations."""
 
+    rerank_prompt_version: str | None = None
+    """Version of the prompt that the language model re-ranked by, where it did: the answer is then not in the order of
+    the ranking scores."""
+
     degraded: tuple[str, ...] = ()
     timings_ms: Mapping[str, float]
 

@@ -13,7 +13,8 @@ from cluster.settings import Settings
 from serve.batch import Batch, Stage
 from serve.config import AppConfig
 from serve.graph import StageName
-from serve.loading import Parts, explain_stage, make_first
+from serve.loading import Parts, explain_stage, make_first, rerank_stage
+from serve.reranking_policy import RerankingPolicy
 
 KEPT_VARIANTS = 2
 """The one that answers, and the one that comes or goes."""
@@ -107,10 +108,22 @@ class ExplainReplica:
         return await asyncio.to_thread(self._stage.run, batch)
 
 
-REPLICAS: Mapping[StageName, type[StageReplica] | type[ExplainReplica]] = {
+class RerankReplica:
+    """Re-ranks by the language model, which is the same for every variant."""
+
+    def __init__(self, settings: Settings, config: AppConfig, policy: RerankingPolicy) -> None:
+        self._stage = rerank_stage(config, policy)
+
+    async def run(self, batch: Batch, variant: str) -> Batch:
+        """The order, found in a thread so that the replica goes on answering health checks."""
+        return await asyncio.to_thread(self._stage.run, batch)
+
+
+REPLICAS: Mapping[StageName, type[StageReplica] | type[ExplainReplica] | type[RerankReplica]] = {
     **{
         replica.name: replica
         for replica in (FeaturesReplica, RetrievalReplica, FilterReplica, RankingReplica, DiversityReplica)
     },
+    "rerank": RerankReplica,
     "explain": ExplainReplica,
 }

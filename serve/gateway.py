@@ -20,6 +20,7 @@ from serve.decisions import DecisionLog
 from serve.graph import RANKED, Graph, StageName
 from serve.http import build_http
 from serve.loading import Parts, make_first
+from serve.reranking_policy import RerankingPolicy
 from serve.schemas import Health
 from serve.service import Place, Service
 from serve.steps import RemoteCall, StageUnavailableError
@@ -33,11 +34,16 @@ class Gateway:
     """Takes HTTP requests and runs the graph; the in-process stages live in its replicas."""
 
     def __init__(
-        self, settings: Settings, config: AppConfig, remote: Mapping[StageName, DeploymentHandle[Any]]
+        self,
+        settings: Settings,
+        config: AppConfig,
+        remote: Mapping[StageName, DeploymentHandle[Any]],
+        reranking: RerankingPolicy | None = None,
     ) -> None:
         self._settings = settings
         self._config = config
         self._remote = remote
+        self._reranking = reranking
         self._replica = ray.serve.get_replica_context().replica_id.unique_id
         self._decisions = DecisionLog(settings.home / "decisions" / config.dataset, self._replica)
         first = make_first(settings, config, self._make)
@@ -71,13 +77,14 @@ class Gateway:
         return service
 
     def _make(self, variant: str) -> Service:
-        parts = Parts(self._settings, self._config, variant)
+        parts = Parts(self._settings, self._config, variant, self._reranking)
+        below = self._reranking.below_events if self._reranking is not None else 0
         stages = {name: parts.stage(name) for name in self._config.graph.in_process()}
         calls = {name: _remote_call(name, handle, variant) for name, handle in self._remote.items()}
         return Service(
             place=Place(self._config.dataset, self._replica),
             variant=parts.variant,
-            graph=Graph(self._config.graph, stages, calls, parts.fallbacks()),
+            graph=Graph(self._config.graph, stages, calls, parts.fallbacks(), rerank_below=below),
             store=parts.store,
             decisions=self._decisions,
         )

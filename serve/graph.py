@@ -1,8 +1,8 @@
 """How the stages are composed: each edge is a call in this process or one handle call per micro-batch to a deployment.
 
 The stages up to the ranking are run for all requests that wait at the same moment. Neighbouring in-process stages are
-fused: the batch passes through them in one go. The explanation comes after that, for those who asked for it, and
-nobody else waits for it.
+fused: the batch passes through them in one go. What the language model does, re-ranking for cold users and sentences
+for those who asked for them, is apart from that, and nobody else waits for it.
 
 Every request has a deadline. A stage that does not answer in time, or has failed too often to be asked, is skipped:
 its fallback takes its place, and the answer says so (`degraded`). Those without a fallback fail the request.
@@ -22,14 +22,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve.batch import Batch, Call, Stage
 from serve.batcher import MicroBatcher
 from serve.breaker import BreakerConfig, CircuitBreaker, State
+from serve.reranking import Reranking
 from serve.steps import InProcess, Remote, RemoteCall, StageUnavailableError, Step
 
 logger = logging.getLogger(__name__)
 
 Edge = Literal["in_process", "remote"]
-StageName = Literal["features", "retrieval", "filter", "ranking", "diversity", "limit", "facts", "explain"]
+StageName = Literal[
+    "features", "retrieval", "filter", "ranking", "profile", "rerank", "diversity", "limit", "facts", "explain"
+]
 RANKED: tuple[StageName, ...] = ("features", "retrieval", "filter", "ranking", "diversity", "limit")
 """The stages that every answer needs, in order."""
+RERANKED: tuple[StageName, ...] = ("profile", "rerank")
+"""The stages that re-rank for cold users, after the ranking."""
+AFTER_RANKING = RANKED.index("ranking") + 1
 EXPLAINED: tuple[StageName, ...] = ("facts", "explain")
 """The stages that add the sentences."""
 MAX_BUDGET_S = 30.0
@@ -46,6 +52,9 @@ class GraphConfig(BaseModel):
     retrieval: Edge = "in_process"
     filter: Edge = "in_process"
     ranking: Edge = "in_process"
+    rerank: Edge | Literal["off"] = "off"
+    """Where the language model re-ranks for cold users, if an evaluation has found that it helps
+    (`serve.reranking_policy`). Gathering what it re-ranks by always happens in process."""
     diversity: Edge = "in_process"
     """What rules say of an answer as a whole is always seen to in process after it (`limit`)."""
     explain: Edge = "remote"
@@ -76,6 +85,12 @@ class GraphConfig(BaseModel):
     breaker: BreakerConfig = BreakerConfig()
     """Of every remote stage."""
 
+    rerank_timeout_s: float = Field(default=3.0, gt=0)
+    """After so many seconds, or after `stage_share` of the time left, an answer goes on in the ranker's order."""
+
+    rerank_waiting: int = Field(default=64, ge=1)
+    """Most requests that are re-ranked at once. Further ones keep the ranker's order."""
+
     explained_items: int = Field(default=3, ge=1, le=10)
     """How many of the first items come with a sentence, when sentences are asked for."""
 
@@ -87,16 +102,18 @@ class GraphConfig(BaseModel):
 
     def remote(self) -> tuple[StageName, ...]:
         """The stages with a deployment of their own."""
-        names: tuple[StageName, ...] = (*RANKED, *EXPLAINED)
+        names: tuple[StageName, ...] = (*RANKED, *RERANKED, *EXPLAINED)
         return tuple(name for name in names if getattr(self, name, "in_process") == "remote")
 
     def most_requests(self) -> int:
-        """Most requests that a graph has under way: they wait, are being ranked or are being explained."""
-        return self.max_waiting + self.max_batch_size * self.batches_in_flight + self.explain_waiting
+        """Most requests that a graph has under way: they wait, are being ranked, re-ranked or explained."""
+        reranked = 0 if self.rerank == "off" else self.rerank_waiting
+        return self.max_waiting + self.max_batch_size * self.batches_in_flight + reranked + self.explain_waiting
 
     def in_process(self) -> tuple[StageName, ...]:
         """The stages that live in the gateway's replicas."""
-        return tuple(name for name in (*RANKED, *EXPLAINED) if name not in self.remote())
+        reranked = () if self.rerank == "off" else RERANKED
+        return tuple(name for name in (*RANKED, *reranked, *EXPLAINED) if name not in self.remote())
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,14 @@ class _Ranked:
     explained: "asyncio.Task[Batch | None] | None"
 
 
+@dataclass(frozen=True)
+class _Cold:
+    """One of those that are being re-ranked together."""
+
+    reranked: "asyncio.Task[list[_Ranked]]"
+    row: int
+
+
 class Graph:
     """Answers requests through the composed stages. Belongs to one event loop."""
 
@@ -143,17 +168,35 @@ class Graph:
         remote: Mapping[StageName, RemoteCall],
         fallbacks: Mapping[StageName, Stage] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        rerank_below: int = 0,
     ) -> None:
         """`stages` holds the in-process stages of `config`, `remote` the others.
 
         `fallbacks` holds what takes the place of a stage that is skipped; one without is needed by every answer.
-        `clock` gives the time in UTC.
+        `clock` gives the time in UTC. Users of whom fewer than `rerank_below` events are known are re-ranked.
         """
         self._config = config
         self._clock = clock
         self._breakers = {name: CircuitBreaker(name, config.breaker) for name in remote}
         self._in_process: list[InProcess] = []
-        self._steps = self._compose(RANKED, stages, remote, fallbacks or {})
+        reranks = config.rerank != "off" and rerank_below > 0
+        together = AFTER_RANKING if reranks else len(RANKED)
+        fallbacks = fallbacks or {}
+        self._steps = self._compose(RANKED[:together], stages, remote, fallbacks)
+        self._reranking = (
+            Reranking(
+                self._compose(RERANKED, stages, remote, fallbacks),
+                rerank_below,
+                timeout_s=config.rerank_timeout_s,
+                share=config.stage_share,
+                places=config.rerank_waiting,
+            )
+            if reranks
+            else None
+        )
+        self._finishing = self._compose(RANKED[together:], stages, remote, fallbacks)
+        """What is left to be done once it is known who is cold."""
         self._explaining = self._compose(EXPLAINED, stages, remote, {})
         self._being_explained = 0
         self._batcher = MicroBatcher(
@@ -205,17 +248,36 @@ class Graph:
         budget_s = self._config.budget_s if call.budget_s is None else call.budget_s
         try:
             async with asyncio.timeout(budget_s) as timer:
-                return await self._batcher.submit(_Waiting(call, time.monotonic() + budget_s))
+                ranked = await self._batcher.submit(_Waiting(call, time.monotonic() + budget_s))
+                if isinstance(ranked, _Cold):
+                    ranked = (await asyncio.shield(ranked.reranked))[ranked.row]
+                return ranked
         except TimeoutError as error:
             if not timer.expired():
                 raise
             raise TooLateError(f"there is no answer within the request's {budget_s:g} s") from error
 
-    async def _rank(self, waiting: Sequence[_Waiting]) -> list[_Ranked]:
+    async def _rank(self, waiting: Sequence[_Waiting]) -> Sequence[_Ranked | _Cold]:
         started = time.perf_counter()
         deadline = min(each.deadline for each in waiting)
         batch = Batch(calls=tuple(each.call for each in waiting), at=self._clock())
         for step in self._steps:
+            batch = await step(batch, deadline)
+        cold = self._reranking.cold(batch) if self._reranking is not None else []
+        if not cold:
+            return await self._finish(batch, deadline, started)
+        reranked = asyncio.ensure_future(self._rerank(batch.select(cold), deadline, started))
+        answers: dict[int, _Ranked | _Cold] = {row: _Cold(reranked, place) for place, row in enumerate(cold)}
+        if others := [row for row in range(len(batch)) if row not in answers]:
+            answers |= zip(others, await self._finish(batch.select(others), deadline, started), strict=True)
+        return [answers[row] for row in range(len(batch))]
+
+    async def _rerank(self, batch: Batch, deadline: float, started: float) -> list[_Ranked]:
+        assert self._reranking is not None
+        return await self._finish(await self._reranking(batch, deadline), deadline, started)
+
+    async def _finish(self, batch: Batch, deadline: float, started: float) -> list[_Ranked]:
+        for step in self._finishing:
             batch = await step(batch, deadline)
         wanted = [row for row, call in enumerate(batch.calls) if call.explain]
         explained = None

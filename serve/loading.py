@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
@@ -13,6 +13,7 @@ from data.online.store import OnlineStore, open_online_store
 from serve.batch import Stage
 from serve.config import AppConfig
 from serve.graph import StageName
+from serve.reranking_policy import RerankingPolicy, policy_in_force
 from train.ledger import read_ledger
 
 if TYPE_CHECKING:
@@ -37,14 +38,37 @@ def explain_stage(config: AppConfig) -> Stage:
     return Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, config.explain)
 
 
+def reranking_policy(settings: Settings, config: AppConfig) -> RerankingPolicy | None:
+    """Whom to re-rank; None: nobody, because `config` does not ask for it or no evaluation speaks for it."""
+    if config.graph.rerank == "off":
+        return None
+    from cluster.assets import SMOLLM2
+    from serve.stages.rerank import prompt_version
+
+    return policy_in_force(settings.home, config.dataset, SMOLLM2.files[0].sha256, prompt_version())
+
+
+def rerank_stage(config: AppConfig, policy: RerankingPolicy) -> Stage:
+    """The stage that re-ranks: it belongs to no variant."""
+    from cluster.assets import SMOLLM2, fetch
+    from serve.language_model import TextLikelihood
+    from serve.stages.rerank import Rerank
+
+    weights = fetch(SMOLLM2) / SMOLLM2.files[0].name
+    return Rerank(TextLikelihood(weights, threads=config.explain.threads), policy)
+
+
 class Parts:
     """The parts that one variant has in one replica. Properties raise `TowerlineError` where a part is not usable."""
 
-    def __init__(self, settings: Settings, config: AppConfig, variant: str) -> None:
-        """`variant`: its name."""
+    def __init__(
+        self, settings: Settings, config: AppConfig, variant: str, reranking: RerankingPolicy | None = None
+    ) -> None:
+        """`variant`: its name. `reranking`: whom to re-rank, needed for the stages that do."""
         self._settings = settings
         self._config = config
         self._name = variant
+        self._reranking = reranking
 
     @cached_property
     def _models(self) -> "LoadedModels":
@@ -73,11 +97,12 @@ class Parts:
 
     def fallbacks(self) -> dict[StageName, Stage]:
         """What takes the place of the stages that an answer can do without."""
-        from serve.stages.fallbacks import Popularity, RetrievalOrder, Unchanged
+        from serve.stages.fallbacks import Popularity, RankersOrder, RetrievalOrder, Unchanged
 
         return {
             "retrieval": Popularity(self.variant, self._config.graph.candidates, self._config.rules),
             "ranking": RetrievalOrder(self.variant.catalogue),
+            "rerank": RankersOrder(),
             "diversity": Unchanged(),
         }
 
@@ -110,13 +135,33 @@ class Parts:
                 from serve.stages.filter import Limit
 
                 stage = Limit(self.variant.catalogue, self._config.rules)
+            case _:
+                stage = self._language_model_stage(name)
+        return stage
+
+    def _language_model_stage(self, name: Literal["profile", "rerank", "facts", "explain"]) -> Stage:
+        match name:
+            case "profile":
+                from serve.stages.profile import GatherProfiles
+
+                return GatherProfiles(self.variant.catalogue, self._policy.candidates)
+            case "rerank":
+                return rerank_stage(self._config, self._policy)
             case "facts":
                 from serve.stages.facts import GatherFacts
 
-                stage = GatherFacts(self.variant.catalogue, graph.explained_items)
+                return GatherFacts(self.variant.catalogue, self._config.graph.explained_items)
             case "explain":
-                stage = explain_stage(self._config)
-        return stage
+                return explain_stage(self._config)
+
+    @property
+    def _policy(self) -> RerankingPolicy:
+        if self._reranking is None:
+            raise TowerlineError(
+                f"graph.rerank is {self._config.graph.rerank!r}, but no evaluation says whom to re-rank; run `python "
+                f'-m jobs.evaluate_reranking --dataset {self._config.dataset}` or set it to "off"'
+            )
+        return self._reranking
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ class RecommendedItem(HttpModel):
     item_id: str
     title: str | None
     score: float
-    """The ranker's score: larger is better, comparable within one answer only."""
+    """The ranker's score: larger is better, comparable within one answer only. What the language model re-ranked is
+    not in the order of the scores."""
 
     explanation: str | None = None
 

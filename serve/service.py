@@ -38,7 +38,7 @@ from serve.schemas import (
     SimilarItem,
     SimilarResponse,
 )
-from serve.stages.explain import prompt_version
+from serve.stages import explain, rerank
 from serve.steps import StageUnavailableError
 from serve.variant import Catalogue, Variant
 from train.vocabulary import UNKNOWN
@@ -77,7 +77,8 @@ class Service:
         self._store = store
         self._decisions = decisions
         self._clock = clock
-        self._prompt_version = prompt_version()
+        self._prompt_version = explain.prompt_version()
+        self._rerank_prompt_version = rerank.prompt_version()
         self._feature_views = feature_fingerprints(variant.history_length)
 
     @property
@@ -261,6 +262,7 @@ class Service:
                 Answered(item_id=item.item_id, score=item.score, explanation=item.explanation) for item in items
             ),
             prompt_version=self._prompt_version if batch.explanations else None,
+            rerank_prompt_version=self._rerank_prompt_version if batch.profiles else None,
             degraded=outcome.degraded,
             timings_ms=outcome.timings_ms,
         )

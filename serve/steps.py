@@ -134,4 +134,4 @@ class Remote:
             self._breaker.record(ticket, "unknown")
             raise
         self._breaker.record(ticket, "answered")
-        return answered
+        return dataclasses.replace(answered, budget_s=batch.budget_s)

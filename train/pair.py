@@ -59,15 +59,23 @@ class RankedRecommender:
         """The candidates in the ranker's order, then the rest."""
         codes_BK, scores_BK = self._search(rows, exclude, max(count, self._num_candidates))
         head_BK, found = codes_BK[:, : self._num_candidates], scores_BK[:, : self._num_candidates]
-        ranked_BK = self._ranking.score(rows, head_BK, found, self._items.at(rows, head_BK), self._retrieval)
+        ranked_BK = self._scores(rows, head_BK, found)
         order_BK = np.argsort(-ranked_BK, axis=1, kind="stable")
         reranked_BK = np.take_along_axis(head_BK, order_BK, axis=1)
         return np.concatenate([reranked_BK, codes_BK[:, self._num_candidates :]], axis=1)[:, :count]
+
+    def score(self, rows: pl.DataFrame, exclude: list[Codes]) -> tuple[Codes, Floats]:
+        """The candidates (B, K) in retrieval order, and the ranker's scores of them (B, K)."""
+        codes_BK, found_BK = self._search(rows, exclude, self._num_candidates)
+        return codes_BK, self._scores(rows, codes_BK, found_BK)
 
     def lists(self, rows: pl.DataFrame, exclude: list[Codes]) -> RankerInputs:
         """What the ranker reads of the candidates, which are in retrieval order."""
         codes_BK, scores_BK = self._search(rows, exclude, self._num_candidates)
         return ranker_inputs(rows, codes_BK, scores_BK, self._items.at(rows, codes_BK), self._retrieval)
+
+    def _scores(self, rows: pl.DataFrame, codes_BK: Codes, found_BK: Floats) -> Floats:
+        return self._ranking.score(rows, codes_BK, found_BK, self._items.at(rows, codes_BK), self._retrieval)
 
     def _search(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> tuple[Codes, Floats]:
         return self._retrieval.index.search(self._retrieval.encode_users(rows), count, exclude)

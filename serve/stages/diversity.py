@@ -8,7 +8,11 @@ from train.vocabulary import UNKNOWN
 
 
 class Diversity:
-    """Places one item after the other, each by its score less its likeness to the nearest of those before it."""
+    """Places one item after the other, each by its score less its likeness to the nearest of those before it.
+
+    A score here is that of the place that an item comes at: where the order is not the ranker's any more (`Rerank`), it
+    is the order that counts.
+    """
 
     def __init__(self, variant: Variant, relevance: float) -> None:
         """`relevance`: the lambda of the paper, 0 to 1; the weight of the score. 1 leaves the order as it is."""
@@ -44,8 +48,9 @@ class Diversity:
 def _between_0_and_1(batch: Batch) -> Floats:
     """The scores (B, K), each row on a scale from its worst to its best: cosines have one, logits have none."""
     present_BK = batch.codes_BK != UNKNOWN
-    best_B1 = np.max(batch.scores_BK, axis=1, keepdims=True, initial=-np.inf, where=present_BK)
-    scores_BK = np.where(present_BK, batch.scores_BK, best_B1)
+    in_order_BK = -np.sort(np.where(present_BK, -batch.scores_BK, np.inf), axis=1)
+    best_B1 = np.max(in_order_BK, axis=1, keepdims=True, initial=-np.inf, where=present_BK)
+    scores_BK = np.where(present_BK, in_order_BK, best_B1)
     scores_BK = np.where(np.isfinite(scores_BK), scores_BK, 0)
     worst_B1 = scores_BK.min(axis=1, keepdims=True)
     range_B1 = scores_BK.max(axis=1, keepdims=True) - worst_B1

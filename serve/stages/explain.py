@@ -9,8 +9,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.errors import TowerlineError
 from serve.batch import Batch, Facts
+from serve.language_model import load_llama
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +65,14 @@ class Explain:
             TowerlineError: the file is not there.
         """
         self._config = config
-        self._server = _load(weights, config)
+        # Nobody gets the key to the model's own port.
+        self._server, _ = load_llama(
+            weights,
+            threads=config.threads,
+            parallel=config.parallel,
+            context=config.context,
+            max_tokens=config.max_tokens,
+        )
         self._writers = ThreadPoolExecutor(config.parallel, thread_name_prefix="explain")
         self.explain(EXAMPLES[0][0])
 
@@ -162,23 +167,3 @@ def _some_of(names: Sequence[str]) -> str:
     """One or more of the names, in any order, each once."""
     orders = (order for size in range(1, len(names) + 1) for order in itertools.permutations(names, size))
     return _one_of(*(" and ".join(order) for order in orders))
-
-
-def _load(weights: Path, config: ExplainConfig) -> Any:
-    import xllamacpp
-
-    if not weights.is_file():
-        raise TowerlineError(f"{weights}: the language model is not there; run `make install` to fetch it")
-    threads = config.threads or max(1, min(8, len(os.sched_getaffinity(0)) - 1))
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(weights)
-    parameters.n_parallel = config.parallel
-    parameters.n_ctx = config.parallel * config.context
-    parameters.n_predict = config.max_tokens
-    parameters.cpuparams.n_threads = threads
-    parameters.cpuparams_batch.n_threads = threads
-    parameters.verbosity = -1
-    # The object opens a listener on a free loopback port as well; nobody gets the key.
-    parameters.api_keys = [secrets.token_hex()]
-    parameters.ui = False
-    return xllamacpp.Server(parameters)

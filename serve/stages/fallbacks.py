@@ -40,6 +40,14 @@ class RetrievalOrder:
         return dataclasses.replace(batch, codes_BK=codes_BK, retrieval_BK=retrieval_BK, scores_BK=retrieval_BK)
 
 
+class RankersOrder:
+    """Instead of re-ranking: the order that there is, without what another one would have been found by."""
+
+    def run(self, batch: Batch) -> Batch:
+        """The batch without profiles, as of users who are not re-ranked."""
+        return dataclasses.replace(batch, profiles=())
+
+
 class Unchanged:
     """Instead of diversity: the order that there is."""
 

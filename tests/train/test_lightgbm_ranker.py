@@ -105,7 +105,10 @@ def test_it_ranks_the_candidates_that_our_ranker_ranks(path: DonePath, planted: 
     rows = examples.filter(pl.col("split") == TEST)[:60]
     items = ItemFeatures(planted.dataset.events(), retrieval.vocabulary)
     nothing = [np.array([], dtype=np.int64)] * rows.height
-    answers = RankedRecommender(retrieval, ranking, items, 20).recommend(rows, nothing, 20)
+    recommender = RankedRecommender(retrieval, ranking, items, 20)
+    answers = recommender.recommend(rows, nothing, 20)
+    codes, scores = recommender.score(rows, nothing)
+    np.testing.assert_array_equal(answers, np.take_along_axis(codes, np.argsort(-scores, kind="stable"), axis=1))
     candidates = retrieval.index.search(retrieval.encode_users(rows), 20, nothing)[0]
     np.testing.assert_array_equal(np.sort(answers), np.sort(candidates))
     assert (answers != candidates).mean() > 0.03
