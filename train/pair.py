@@ -50,8 +50,11 @@ class RankedRecommender:
 
     def _search(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> tuple[Codes, Floats]:
         """`count` codes in retrieval order, and the ranker's scores for the candidates, which are the first of them."""
-        users_BD = self._retrieval.encode_users(rows)
-        codes_BK, scores_BK = self._retrieval.index.search(users_BD, count, exclude)
-        head_BK, head_scores_BK = codes_BK[:, : self._num_candidates], scores_BK[:, : self._num_candidates]
-        features_BKF = self._items.at(rows, head_BK)
-        return codes_BK, self._ranking.score(rows, head_BK, head_scores_BK, features_BKF, self._retrieval)
+        found = self._retrieval.find(rows, exclude, count)
+        head = slice(None), slice(self._num_candidates)
+        codes_BK, scores_BK, sources_BKS = found.codes_BK[head], found.scores_BK[head], found.sources_BKS[head]
+        features_BKF = self._items.at(rows, codes_BK)
+        logits_BK = self._ranking.score(
+            rows, codes_BK, scores_BK, features_BKF, self._retrieval, sources_BKS=sources_BKS
+        )
+        return found.codes_BK, logits_BK

@@ -25,6 +25,8 @@ from train.candidates import Candidates, ItemFeatures, find_candidates
 from train.histories import Histories
 from train.loop import EpochResult, FitConfig
 from train.metrics.accuracy import first_places, hits_of, ndcg_at
+from train.models.ensemble import CandidatesConfig, Ensemble, EnsembleConfig, SourceConfigs
+from train.models.ials import IALSConfig
 from train.models.ranker import Ranker, RankerConfig, RankerInputs, RankingBatch
 from train.models.ranking import RankingModel, ranker_inputs
 from train.models.retrieval import RetrievalModel, item_attribute_codes
@@ -35,6 +37,7 @@ from train.trainer import train_distributed
 from train.vocabulary import Vocabulary
 
 ROWS_AT_ONCE = 2048
+DEFAULT_SOURCES = (IALSConfig(),)
 
 
 class RankingConfig(BaseModel):
@@ -50,6 +53,10 @@ class RankingConfig(BaseModel):
     """Share of the training events that lie before T1."""
     num_candidates: Annotated[int, Field(ge=2)] = 100
     """Items that retrieval hands to the ranker."""
+    sources: SourceConfigs = DEFAULT_SOURCES
+    """Sources beside the two-tower whose scores the ranker reads; an empty list for none."""
+    candidates: CandidatesConfig = CandidatesConfig()
+    """Who finds the candidates."""
     batch_size: PositiveInt = 128
     """Candidate lists of a global batch, over all workers."""
     learning_rate: PositiveFloat = 2e-3
@@ -58,6 +65,11 @@ class RankingConfig(BaseModel):
     """Of AdamW, decoupled."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the initial weights and the order of the examples."""
+
+    @property
+    def ensemble(self) -> EnsembleConfig:
+        """The sources, and what they are for."""
+        return EnsembleConfig(sources=self.sources, candidates=self.candidates)
 
 
 def moment_t1(examples: pl.DataFrame, past_share: float) -> int:
@@ -86,7 +98,8 @@ class RankingTask:
         self._validation_inputs, self._validation_positive_B, _ = read_lists(task.lists / "validation.safetensors")
         self.order = ExampleOrder(row_ids_B, task.config.batch_size, task.config.seed)
         torch.manual_seed(task.config.seed)
-        self.model = Ranker(task.config.ranker, task.vocabulary, task.item_attributes_IA)
+        width = self._inputs.candidate_features_BKF.shape[2]
+        self.model = Ranker(task.config.ranker, task.vocabulary, task.item_attributes_IA, width)
         self.model.describe_training(self._inputs, self._positive_B)
 
     def optimizer(self) -> Optimizer:
@@ -123,6 +136,18 @@ class TrainedRanking:
     model: RankingModel
     history: list[EpochResult]
     best_epoch: int
+    config: RankingConfig
+    """What it was trained by."""
+
+
+def with_sources(retrieval: RetrievalModel, config: RankingConfig, events: pl.DataFrame) -> RetrievalModel:
+    """The two-tower with the ranker's sources, fitted on `events`, in any order: those that it was trained on.
+
+    Raises:
+        TowerlineError: a source cannot learn from them, as EASE where the catalogue is too large for it.
+    """
+    in_order = events.sort(SEQUENCE)
+    return retrieval.with_ensemble(Ensemble.fit(config.ensemble, in_order, retrieval.vocabulary))
 
 
 def ranking_task(
@@ -138,21 +163,24 @@ def ranking_task(
     """Write the candidate lists to learn from and to validate on into `folder` and say what to train.
 
     `past_retrieval` was fitted on the training events before T1 and offers the candidates of those after;
-    `retrieval` was fitted on all training events and offers those of the validation events. `events`: those that item
-    features are computed from, the data set's if None.
+    `retrieval` was fitted on all training events and offers those of the validation events. Sources are fitted here,
+    anew for each, so that none has seen what it is asked about. `events`: those that item features are computed from,
+    the data set's if None.
 
     Raises:
-        TowerlineError: no candidate list holds the item that was chosen.
+        TowerlineError: no candidate list holds the item that was chosen, or a source cannot be fitted.
     """
     vocabulary = retrieval.vocabulary
     histories = Histories(examples, vocabulary)
     items = ItemFeatures(dataset.events() if events is None else events, vocabulary)
-    after_t1 = (pl.col(SPLIT) == TRAIN) & (pl.col(SEQUENCE) >= moment_t1(examples, config.past_share))
+    training = pl.col(SPLIT) == TRAIN
+    before_t1 = pl.col(SEQUENCE) < moment_t1(examples, config.past_share)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, model, chosen in (
-        ("train", past_retrieval, after_t1),
-        ("validation", retrieval, pl.col(SPLIT) == VALIDATION),
+    for name, two_tower, fitted_on, chosen in (
+        ("train", past_retrieval, training & before_t1, training & ~before_t1),
+        ("validation", retrieval, training, pl.col(SPLIT) == VALIDATION),
     ):
+        model = with_sources(two_tower, config, examples.filter(fitted_on))
         chunks = examples.filter(chosen).iter_slices(ROWS_AT_ONCE)
         lists = [find_candidates(model, rows, histories, items, config.num_candidates) for rows in chunks]
         _write_lists(folder / f"{name}.safetensors", lists, model, keep_all=name == "validation")
@@ -173,7 +201,7 @@ def train_ranking(
         RankingTask, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
     )
     model = RankingModel(task.config.ranker, task.vocabulary, trained.weights)
-    return TrainedRanking(model, trained.history, trained.best_epoch)
+    return TrainedRanking(model, trained.history, trained.best_epoch, task.config)
 
 
 def _write_lists(path: Path, lists: list[Candidates], model: RetrievalModel, *, keep_all: bool) -> None:
@@ -183,7 +211,8 @@ def _write_lists(path: Path, lists: list[Candidates], model: RetrievalModel, *, 
         targets_B = model.vocabulary.encode_items(found.rows[ITEM_ID])
         positive_B = first_places(hits_of(found.codes_BK, list(targets_B[:, np.newaxis])))
         kept = np.arange(len(positive_B)) if keep_all else np.flatnonzero(positive_B >= 0)
-        inputs = ranker_inputs(found.rows, found.codes_BK, found.scores_BK, found.item_features_BKF, model)
+        lists_BK = found.codes_BK, found.scores_BK, found.item_features_BKF
+        inputs = ranker_inputs(found.rows, *lists_BK, model, sources_BKS=found.sources_BKS)
         rows = torch.from_numpy(kept)
         chosen = inputs[rows]
         tensors.append(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.loop import TrainingTask
+from train.models.ensemble import CandidatesConfig
 from train.ranking import RankingConfig, RankingTask, RankingTaskConfig
 from train.retrieval import RetrievalConfig, RetrievalTask, RetrievalTaskConfig
 from tune.config import SearchConfig
@@ -49,7 +50,8 @@ SEARCHABLE: dict[type[ModelConfig], Searchable] = {
     RankingConfig: Searchable(
         RankingTask,
         {**_RATES, "ranker.dropout": Range(low=0.1, high=0.4), "ranker.hidden_dim": Choices(choices=(32, 48, 64))},
-        {**_LENGTH, "past_share": _LISTS, "num_candidates": _LISTS},
+        {**_LENGTH, "past_share": _LISTS, "num_candidates": _LISTS, "sources": _LISTS}
+        | {f"candidates.{name}": _LISTS for name in CandidatesConfig.model_fields},
     ),
 }
 

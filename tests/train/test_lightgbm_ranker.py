@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.offline.store import read_examples
-from data.splits import TEST
+from data.splits import TEST, TRAIN
 from tests.train.conftest import DonePath
 from tests.train.planted import Planted
 from train.candidates import ItemFeatures
@@ -14,7 +14,7 @@ from train.models.candidate_features import CANDIDATE_FEATURES, RETRIEVAL_SCORE,
 from train.models.lightgbm_ranker import LightGBMConfig, LightGBMRanking, train_lightgbm
 from train.models.ranker import RankerInputs
 from train.pair import RankedRecommender
-from train.ranking import RankingConfig, ranking_task, read_lists
+from train.ranking import RankingConfig, ranking_task, read_lists, with_sources
 from train.vocabulary import UNKNOWN
 
 CONFIG = LightGBMConfig(trees=60, patience=10, learning_rate=0.1, leaf_candidates=20)
@@ -82,21 +82,23 @@ def test_lists_without_the_chosen_item_say_nothing(trees: LightGBMRanking) -> No
 def test_it_ranks_the_candidates_that_our_ranker_ranks(path: DonePath, planted: Planted, tmp_path: Path) -> None:
     """From the same files, and behind the same retrieval."""
     examples, retrieval = read_examples(planted.folder), path.retrieval.model
+    config = RankingConfig(num_candidates=20)
     task = ranking_task(
         planted.dataset,
         examples,
-        RankingConfig(num_candidates=20),
+        config,
         past_retrieval=path.past.model,
         retrieval=retrieval,
         folder=tmp_path,
     )
     lists = [read_lists(task.lists / f"{name}.safetensors") for name in ("train", "validation")]
     learnt, validation = ((inputs, positive.numpy()) for inputs, positive, _ in lists)
-    ranking = train_lightgbm(learnt, validation, CONFIG)
+    ranking = train_lightgbm(learnt, validation, CONFIG, config.ensemble.score_names)
+    beside = with_sources(retrieval, config, examples.filter(pl.col("split") == TRAIN))
     rows = examples.filter(pl.col("split") == TEST)[:60]
     items = ItemFeatures(planted.dataset.events(), retrieval.vocabulary)
     nothing = [np.array([], dtype=np.int64)] * rows.height
-    answers = RankedRecommender(retrieval, ranking, items, 20).recommend(rows, nothing, 20)
+    answers = RankedRecommender(beside, ranking, items, 20).recommend(rows, nothing, 20)
     candidates = retrieval.index.search(retrieval.encode_users(rows), 20, nothing)[0]
     np.testing.assert_array_equal(np.sort(answers), np.sort(candidates))
     assert (answers != candidates).mean() > 0.03

@@ -42,7 +42,7 @@ class RankerInputs:
     candidates_BK: Tensor
     """int64 item codes; `UNKNOWN` where a list is shorter than K."""
     candidate_features_BKF: Tensor
-    """float32, in the order of `CANDIDATE_FEATURES`."""
+    """float32, in the order of `CANDIDATE_FEATURES`, then those of the sources."""
 
     def __getitem__(self, rows: Tensor) -> "RankerInputs":
         return RankerInputs(*(tensor[rows] for tensor in self._tensors()))
@@ -81,8 +81,17 @@ class Ranker(nn.Module):
     user_range_4F: Tensor
     candidate_range_4F: Tensor
 
-    def __init__(self, config: RankerConfig, vocabulary: Vocabulary, item_attributes_IA: Tensor) -> None:
-        """`item_attributes_IA`: int32 attribute codes of every item code, row 0 being `UNKNOWN`."""
+    def __init__(
+        self,
+        config: RankerConfig,
+        vocabulary: Vocabulary,
+        item_attributes_IA: Tensor,
+        candidate_width: int = len(CANDIDATE_FEATURES),
+    ) -> None:
+        """`item_attributes_IA`: int32 attribute codes of every item code, row 0 being `UNKNOWN`.
+
+        `candidate_width`: number of dense features of a candidate, those of the sources included.
+        """
         super().__init__()
         self.config = config
         dim = config.embedding_dim
@@ -91,7 +100,7 @@ class Ranker(nn.Module):
         self.item = nn.Embedding(vocabulary.num_items + 1, dim, padding_idx=UNKNOWN)
         for table in (self.user_attribute, self.item_attribute, self.item):
             nn.init.normal_(table.weight, std=0.05)
-        width = 3 * dim + len(USER_FEATURES) + len(CANDIDATE_FEATURES)
+        width = 3 * dim + len(USER_FEATURES) + candidate_width
         self.crosses = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
         self.deep = nn.Sequential(
             nn.Linear(width, config.hidden_dim),
@@ -106,7 +115,7 @@ class Ranker(nn.Module):
         self.register_buffer("item_attributes_IA", item_attributes_IA)
         self.register_buffer("item_seen_I1", torch.zeros(vocabulary.num_items + 1, 1))
         self.register_buffer("user_range_4F", _unknown_range(len(USER_FEATURES)))
-        self.register_buffer("candidate_range_4F", _unknown_range(len(CANDIDATE_FEATURES)))
+        self.register_buffer("candidate_range_4F", _unknown_range(candidate_width))
 
     def describe_training(self, inputs: RankerInputs, positives: Tensor) -> None:
         """Take from all training lists the range of every dense feature, and the items that were ever chosen."""
