@@ -105,7 +105,7 @@ def test_a_two_tower_without_the_rankers_sources_is_refused(path: DonePath, regi
     fewer = ENSEMBLED.model_copy(update={"sources": ENSEMBLED.sources[:1]})
     served = workflow.with_sources(path.refitted.model, fewer, ALL_EVENTS)
     pair = register("fewer", served=served, ranking=ENSEMBLED)
-    with pytest.raises(TowerlineError, match="'fewer-two-tower': .* lacks the sources ials that the ranker reads"):
+    with pytest.raises(TowerlineError, match=r"'fewer-two-tower': .* lacks the sources ials that the ranker reads"):
         load_pair(uri, pair)
     blended = ENSEMBLED.model_copy(update={"candidates": CandidatesConfig(blend="reciprocal_rank", depth=7)})
     served = workflow.with_sources(path.refitted.model, blended, ALL_EVENTS)
