@@ -12,7 +12,7 @@ DATASET ?= movielens-100k
 SEEDS ?= 3
 OTHER_SEEDS ?= 1
 
-.PHONY: install demo serve test test-cluster lint bench-features bench-quality bench-train bench-autoscaling cluster-up cluster-down install-servers
+.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-train bench-autoscaling cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -46,6 +46,9 @@ bench-quality: install ## our models beside RecTools, RecBole, implicit and Lens
 
 bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes
 	@$(RUN) benchmarks.autoscaling --dataset $(DATASET)
+
+bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour
+	@$(RUN) benchmarks.ablation --dataset $(DATASET) --seeds $(SEEDS)
 
 cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
 	@$(RUN) cluster.local_cluster up

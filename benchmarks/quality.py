@@ -10,34 +10,27 @@ interrupted goes on; it runs again when its code, its libraries, its settings or
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import partial
-from typing import TypeVar
 
 import polars as pl
 
 from benchmarks.environments import python_from
+from benchmarks.quality_bench import Bench
 from benchmarks.quality_problem import Problem
 from benchmarks.quality_report import print_problem, print_settings, print_tests, print_trials, write_picture
-from benchmarks.quality_runs import Processes, Run
-from benchmarks.quality_scores import Comparison, compare, figures_of, paired_figures, validation_score
-from benchmarks.quality_search import Found, Trial, read_settings, search, with_base, write_settings
-from benchmarks.quality_systems import PEERS, SYSTEMS, Settings, System
-from cluster.errors import TowerlineError
+from benchmarks.quality_scores import Comparison, compare, figures_of, paired_figures
+from benchmarks.quality_search import Found, read_settings, write_settings
+from benchmarks.quality_systems import PEERS, SYSTEMS
 from cluster.job import run_job
 from cluster.reports import ReportClock
 from cluster.settings import Settings as Places
 from data.dataset import Dataset, list_datasets, open_dataset
 from data.offline.pipeline import build_examples, examples_folder
 from data.parallel import on_ray_when_needed
-from data.splits import VALIDATION
 from train.protocols import EvaluationProtocol, GlobalTime, LeaveOneOut
 from train.user_values import averaged, write_user_values
-
-Result = TypeVar("Result")
 
 MOVIELENS = "movielens-100k"
 TRIALS = 12
@@ -125,84 +118,6 @@ def prepared(places: Places, dataset: Dataset, protocols: set[str]) -> dict[str,
     for problem in problems.values():
         problem.prepare()
     return problems
-
-
-class Bench:
-    """Runs systems, some at a time."""
-
-    def __init__(self, parallel: int) -> None:
-        self._parallel = parallel
-        self._processes = Processes()
-
-    def run(
-        self, systems: Sequence[System], problems: Mapping[Problem, int], found: Mapping[str, Found]
-    ) -> dict[str, dict[str, list[Run]]]:
-        """Every system on every problem, with so many seeds: the finished runs by problem and system."""
-        runs = {
-            problem.name: {
-                system.name: [
-                    Run(system, problem, with_base(system, found[system.name].settings, found), seed)
-                    for seed in range(seeds if system.seeded else 1)
-                ]
-                for system in systems
-            }
-            for problem, seeds in problems.items()
-        }
-        every = [run for of_problem in runs.values() for of_system in of_problem.values() for run in of_system]
-        every.sort(key=lambda run: not run.system.slow)
-        for later in (False, True):
-            self._all([partial(self._finish, run) for run in every if bool(run.system.above) == later])
-        return runs
-
-    def search(
-        self, systems: Sequence[System], problem: Problem, trials: int, found: Mapping[str, Found]
-    ) -> dict[str, Found]:
-        """The settings of every system that has any to search for; what is built on another comes after it."""
-        results: dict[str, Found] = {}
-        for later in (False, True):
-            chosen = [system for system in systems if system.space and bool(system.above) == later]
-            known = {**found, **results}
-            done = self._all([partial(self._search, system, problem, trials, known) for system in chosen])
-            results |= dict(zip((system.name for system in chosen), done, strict=True))
-        return results
-
-    def _search(self, system: System, problem: Problem, trials: int, found: Mapping[str, Found]) -> Found:
-        def attempt(settings: Settings) -> Trial:
-            run = Run(system, problem, with_base(system, settings, found), seed=0, target=VALIDATION)
-            try:
-                self._finish(run)
-            except TowerlineError as error:
-                reason = str(error).strip().splitlines()[-1]
-                print(f"{system.name}: 0 with {settings}, which cannot be trained: {reason}", flush=True)
-                return Trial(settings, 0.0, 0.0)
-            trial = Trial(settings, validation_score(run), float(run.answer()["seconds"]))
-            print(f"{system.name}: {trial.score:.4f} with {settings}", flush=True)
-            return trial
-
-        return search(system, trials, attempt)
-
-    def _finish(self, run: Run) -> Run:
-        kept = run.finished()
-        self._processes.finish(run)
-        answer = run.answer()
-        own = "".join(f", its own {name} {value:.4f}" for name, value in answer["own"].items())
-        epochs = f", {answer['epochs']} epochs" if answer.get("epochs", 1) > 1 else ""
-        when = "kept" if kept else f"{answer['seconds']:.1f} s"
-        print(f"{run.problem.name} {run.system.name} seed {run.seed}: {when}{epochs}{own}", flush=True)
-        return run
-
-    def _all(self, calls: Sequence[partial[Result]]) -> list[Result]:
-        """The results in order; the first error ends what is running."""
-        with ThreadPoolExecutor(self._parallel) as pool:
-            futures: list[Future[Result]] = [pool.submit(call) for call in calls]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                failed = [future for future in futures if future.done() and future.exception()]
-                return [future.result() for future in failed or futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._processes.end()
-                raise
 
 
 def report(

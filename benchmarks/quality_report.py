@@ -7,7 +7,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.quality_scores import GOALS, MAIN
+from benchmarks.quality_scores import GOALS, MAIN, MOST_SECONDS
 from benchmarks.quality_search import Found
 from benchmarks.quality_systems import SYSTEMS
 from tune.dimensions import Choices, Dimension
@@ -66,6 +66,11 @@ def goals(figures: Mapping[str, float], systems: Sequence[str]) -> list[str]:
             f"{'reached' if reached else 'MISSED'}: {ours} has {ratio:.3f} x the best peer's {MAIN}; "
             f"{'more than 1' if multiple == 1 else f'at least {multiple:g}'} is asked for{doubt}"
         )
+    for ours, most in MOST_SECONDS.items():
+        if ours in systems:
+            seconds = figures[f"seconds/{ours}"]
+            verdict = "reached" if seconds < most else "MISSED"
+            sentences.append(f"{verdict}: {ours} takes {seconds:.0f} s to train; less than {most:.0f} s is asked for")
     return sentences
 
 

@@ -26,6 +26,8 @@ OUR_RUNNER = "benchmarks.our_system"
 OUR_CODE = ("train", "data/features.py", "benchmarks/our_system.py")
 """What decides the lists of our systems, the examples aside, which have a fingerprint of their own."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+"""Of glibc: what large tensors give back is used again, else the kernel zeroes it anew, 40 % of SASRec's time."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Run:
     """Its own, or by system where it is built on another."""
     seed: int
     target: str = "test"
+    label: str = field(default="", compare=False)
+    """For people, where the system's name does not tell it from others."""
+
+    @property
+    def shared(self) -> str:
+        """The same for all runs that take the same training of what a ranker is built on."""
+        base = self.system.above or self.system.name
+        settings = self.settings[base] if self.system.above else self.settings
+        return json.dumps([self.problem.name, base, settings, self.seed, self.target], sort_keys=True)
 
     @property
     def folder(self) -> Path:
@@ -141,7 +152,7 @@ class Processes:
     @contextmanager
     def _started(self, command: list[str], scratch: Path, output: Any) -> Iterator["subprocess.Popen[bytes]"]:
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
-        environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **threads, **KEEP_MEMORY, "PYTHONPATH": str(ROOT)}
         with self._lock:
             if self._ended:
                 raise InterruptedError("the benchmark ends")

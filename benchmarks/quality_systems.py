@@ -11,6 +11,10 @@ PEERS = Path(__file__).with_name("peers")
 Settings = dict[str, Any]
 """Dotted names of a configuration's fields (ours), or arguments (a peer's), to values."""
 
+HISTORY_HALF_LIFE = Range(low=1.0, high=50.0, log=True)
+WEIGHT_DECAY = Range(low=1e-3, high=0.3, log=True)
+IMPLICIT_FACTORS = Choices(choices=(16, 32, 64, 128))
+
 
 @dataclass(frozen=True)
 class System:
@@ -53,7 +57,7 @@ OURS = (
         space={
             "neighbours": Range(low=10, high=300, log=True),
             "shrinkage": Range(low=0.1, high=100.0, log=True),
-            "history_half_life": Range(low=1.0, high=50.0, log=True),
+            "history_half_life": HISTORY_HALF_LIFE,
         },
     ),
     System(
@@ -62,7 +66,7 @@ OURS = (
         start={"regularization": 500.0, "history_half_life": 5.0},
         space={
             "regularization": Range(low=10.0, high=5000.0, log=True),
-            "history_half_life": Range(low=1.0, high=50.0, log=True),
+            "history_half_life": HISTORY_HALF_LIFE,
         },
     ),
     System(
@@ -72,7 +76,7 @@ OURS = (
             "embedding_dim": Choices(choices=(32, 64, 128)),
             "unobserved_weight": Range(low=0.02, high=1.0, log=True),
             "regularization": Range(low=0.001, high=0.1, log=True),
-            "history_half_life": Range(low=1.0, high=50.0, log=True),
+            "history_half_life": HISTORY_HALF_LIFE,
         },
     ),
     System(
@@ -87,7 +91,7 @@ OURS = (
         },
         space={
             "learning_rate": Range(low=5e-4, high=5e-3, log=True),
-            "weight_decay": Range(low=1e-3, high=0.3, log=True),
+            "weight_decay": WEIGHT_DECAY,
             "two_tower.dropout": Range(low=0.1, high=0.5),
             "two_tower.embedding_dim": Choices(choices=(48, 64, 96, 128)),
             "two_tower.id_dropout": Range(low=0.0, high=0.4),
@@ -99,7 +103,7 @@ OURS = (
         start={"learning_rate": 0.002, "weight_decay": 0.02, "ranker.dropout": 0.2, "past_share": 0.8},
         space={
             "learning_rate": Range(low=3e-4, high=5e-3, log=True),
-            "weight_decay": Range(low=1e-3, high=0.3, log=True),
+            "weight_decay": WEIGHT_DECAY,
             "ranker.dropout": Range(low=0.0, high=0.5),
             "past_share": Range(low=0.6, high=0.9),
         },
@@ -136,7 +140,7 @@ PEER_SYSTEMS = (
         trains_on_validation=True,
         start={"factors": 64, "regularization": 0.01, "alpha": 1.0, "iterations": 15},
         space={
-            "factors": Choices(choices=(16, 32, 64, 128)),
+            "factors": IMPLICIT_FACTORS,
             "regularization": Range(low=1e-3, high=30.0, log=True),
             "alpha": Range(low=0.1, high=30.0, log=True),
             "iterations": Choices(choices=(5, 10, 15, 30)),
@@ -148,7 +152,7 @@ PEER_SYSTEMS = (
         trains_on_validation=True,
         start={"factors": 64, "learning_rate": 0.01, "regularization": 0.01, "iterations": 100},
         space={
-            "factors": Choices(choices=(16, 32, 64, 128)),
+            "factors": IMPLICIT_FACTORS,
             "learning_rate": Range(low=3e-3, high=0.3, log=True),
             "regularization": Range(low=1e-4, high=0.1, log=True),
             "iterations": Choices(choices=(50, 100, 200, 400)),

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     from train.gate import PAIR
 
     clock, console = ReportClock("compare_models"), Console()
-    comparison = compare(settings.tracking_uri, asked.dataset, asked.variants)
+    comparison = compare(settings, asked.dataset, asked.variants)
     console.tables(table for table in tables_of(comparison) if table.rows)
     for line in comparison.left_out:
         console.say(line)

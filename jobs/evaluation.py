@@ -65,7 +65,7 @@ def measured_again(settings: Settings, dataset: Dataset, protocol: AnyProtocol, 
     cards = registered_cards(settings.tracking_uri, dataset.name)
     scaling = Scaling.model_validate(cards["two-tower"].scaling)
     with connect(settings, log_to_driver=False):
-        workflow = open_workflow(settings, dataset.name, scaling, console, protocol)
+        workflow = open_workflow(settings, dataset.name, scaling, console, protocol=protocol)
         contest = _measured(dataset, protocol, refit(workflow))
     workflow.forget()
     return contest

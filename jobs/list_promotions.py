@@ -42,8 +42,9 @@ def _told(entry: "Entry") -> list[str]:
     lines = [f"{entry.number:3d}  {entry.when:%Y-%m-%d %H:%M:%S} UTC  {entry.kind} by {entry.who}: {moved}"]
     if entry.gate is not None:
         met = sum(check.passed for check in entry.gate.checks)
+        on = f", data version {entry.gate.data_version[:12]}" if entry.gate.data_version else ""
         lines.append(
-            f"     gate: {met} of {len(entry.gate.checks)} conditions met, protocol {entry.gate.protocol_hash}"
+            f"     gate: {met} of {len(entry.gate.checks)} conditions met, protocol {entry.gate.protocol_hash}{on}"
         )
         lines += [f"     FAILED: {words}" for words in entry.gate.failed]
     return lines + ([f"     forced: {entry.forced}"] if entry.forced else [])

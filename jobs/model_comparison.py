@@ -7,14 +7,15 @@ from typing import Any
 import polars as pl
 
 from cluster.errors import TowerlineError
+from cluster.settings import Settings
 from data.schema import USER_ID
 from jobs.evaluation_tables import TextTable, interval_text, number_text, segments_of
 from train.bootstrap import Interval, paired_bootstrap
 from train.card import KINDS, Kind, ModelCard
+from train.common_questions import Candidate, on_common_questions
 from train.gate import PAIR, GateConfig, Measured, same_questions
 from train.ledger import read_ledger
-from train.promotion import measured_from
-from train.registry import RegisteredPair, find_pair, read_evaluated, registered_pairs
+from train.registry import RegisteredPair, find_pair, registered_pairs
 from train.user_values import MODEL, PROTOCOL_HASH, metrics_in
 
 NAME_LENGTH = 8
@@ -49,33 +50,41 @@ class Comparison:
     """A sentence for each variant that could not be compared."""
 
 
-def compare(tracking_uri: str, dataset: str, names: Sequence[str]) -> Comparison:
+def compare(settings: Settings, dataset: str, names: Sequence[str]) -> Comparison:
     """The variants of these names, or the newest and the champion where there are none; the champion first.
 
+    Variants that were measured on several versions of the data are asked again for what none of them has seen.
+
     Raises:
-        TowerlineError: one of those named cannot be read, or was measured by another protocol or on other data than
-            the first; there is none.
+        TowerlineError: one of those named cannot be read or compared with the first; there is none.
     """
+    tracking_uri = settings.tracking_uri
     champion = read_ledger(tracking_uri, dataset).champion
     pairs = [find_pair(tracking_uri, dataset, name) for name in dict.fromkeys(names)]
     pairs = pairs or _newest(tracking_uri, dataset, champion)
-    found: list[Contestant] = []
+    found: list[Candidate] = []
     left_out: list[str] = []
     for pair in sorted(pairs, key=lambda pair: pair.variant != champion):
         try:
-            cards, values = read_evaluated(tracking_uri, pair)
-            measured = measured_from(pair, cards["ranker"], values)
-            contestant = Contestant(pair, cards, measured, pair.variant == champion)
-            _require_comparable(contestant, found)
+            found.append(Candidate.read(tracking_uri, pair))
         except TowerlineError as error:
             if names:
                 raise
             left_out.append(f"variant {pair.variant} is left out: {error}")
-            continue
-        found.append(contestant)
-    if not found:
+    measured, why_not = _measured_alike(settings, found)
+    contestants: list[Contestant] = []
+    for candidate, each in zip(found, measured, strict=True):
+        try:
+            _require_comparable(each, contestants, why_not)
+        except TowerlineError as error:
+            if names:
+                raise
+            left_out.append(f"variant {each.variant} is left out: {error}")
+        else:
+            contestants.append(Contestant(candidate.pair, candidate.cards, each, each.variant == champion))
+    if not contestants:
         raise TowerlineError(f"no variant of data set {dataset!r} can be compared; {'; '.join(left_out)}")
-    return Comparison(found, left_out)
+    return Comparison(contestants, left_out)
 
 
 def tables_of(comparison: Comparison) -> list[TextTable]:
@@ -101,11 +110,24 @@ def _newest(tracking_uri: str, dataset: str, champion: str | None) -> list[Regis
     return pairs[:MOST] + [pair for pair in pairs[MOST:] if pair.variant == champion]
 
 
-def _require_comparable(contestant: Contestant, found: Sequence[Contestant]) -> None:
-    if found:
-        same = same_questions(contestant.measured, found[0].measured.variant, found[0].measured)
+def _measured_alike(settings: Settings, found: Sequence[Candidate]) -> tuple[list[Measured], str | None]:
+    """The variants on questions that all of them can be asked, or as they were registered, and why not."""
+    as_registered = [each.measured for each in found]
+    if all(same_questions(each, "", as_registered[0]).passed for each in as_registered):
+        return as_registered, None
+    try:
+        least = GateConfig().min_new_users
+        return on_common_questions(settings.tracking_uri, settings.home, found, least), None
+    except TowerlineError as error:
+        return as_registered, str(error)
+
+
+def _require_comparable(measured: Measured, contestants: Sequence[Contestant], why_not: str | None) -> None:
+    if contestants:
+        first = contestants[0].measured
+        same = same_questions(measured, first.variant, first, why_not)
         if not same.passed:
-            raise TowerlineError(f"variant {contestant.pair.variant} was {same.words}; name variants measured alike")
+            raise TowerlineError(f"variant {measured.variant} was {same.words}; name variants measured alike")
 
 
 def _origins(contestants: Sequence[Contestant]) -> TextTable:

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     if read_ledger(address, asked.dataset).champion == pair.variant:
         print(f"variant {pair.variant} is champion of data set {asked.dataset} already")
         return
-    decision = promote(address, asked.dataset, pair.variant, gate, asked.force)
+    decision = promote(address, asked.dataset, pair.variant, gate, asked.force, home=settings.home)
     Console().decision(decision)
     if decision.entry is None:
         sys.exit(NOT_PROMOTED)

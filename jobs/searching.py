@@ -12,12 +12,12 @@ from jobs.training import (
     TrainingConfig,
     found_config,
     open_workflow,
+    origin_of_challenger,
     read_training_config,
     require_trainable,
     write_found_config,
 )
 from train.ranking import RankingConfig
-from train.registry import challenger_card
 from train.retrieval import RetrievalConfig
 from train.trainer import delete_run
 from train.workflow import Workflow, digest_of
@@ -42,10 +42,9 @@ def run_search(model: Searched, settings: Settings, dataset: str, asked: Path | 
     clock, console = ReportClock(f"tune_{model}"), Console()
     config = search_config(settings, dataset, asked, model, trials)
     require_trainable(settings, dataset)
-    if model == "ranking":
-        challenger_card(settings.tracking_uri, dataset)
+    origin = origin_of_challenger(settings, dataset) if model == "ranking" else None
     with connect(settings, log_to_driver=False):
-        workflow = open_workflow(settings, dataset, config.scaling, console)
+        workflow = open_workflow(settings, dataset, config.scaling, console, origin=origin)
         search = search_ranking if model == "ranking" else search_retrieval
         outcome: SearchOutcome[Any] = search(workflow, config, console)
     finish_search(model, outcome, config, workflow, clock=clock, console=console)

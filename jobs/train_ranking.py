@@ -24,15 +24,21 @@ def main(arguments: list[str]) -> None:
     from cluster.reports import ReportClock
     from cluster.session import connect
     from jobs.console import Console
-    from jobs.training import found_config, open_workflow, read_training_config, report_of, require_trainable
-    from train.registry import challenger_card
+    from jobs.training import (
+        found_config,
+        open_workflow,
+        origin_of_challenger,
+        read_training_config,
+        report_of,
+        require_trainable,
+    )
 
     clock, console = ReportClock("train_ranking"), Console()
     config = read_training_config(asked.config or found_config(settings, asked.dataset))
     require_trainable(settings, asked.dataset)
-    challenger_card(settings.tracking_uri, asked.dataset)
+    origin = origin_of_challenger(settings, asked.dataset)
     with connect(settings, log_to_driver=False):
-        workflow = open_workflow(settings, asked.dataset, config.scaling, console)
+        workflow = open_workflow(settings, asked.dataset, config.scaling, console, origin=origin)
         retrieval, retrieval_config, epochs = workflow.load_challenger()
         console.say("retrieval on the events before T1, to find the ranker's candidates")
         past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)

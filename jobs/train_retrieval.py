@@ -1,4 +1,7 @@
-"""Train a two-tower on a data set, compare it with the baselines, and register it as the challenger."""
+"""Train a two-tower on a data set, compare it with the baselines, and register it as the challenger.
+
+From scratch or, with --from, from a registered version on: it then learns only the events that this one has not learnt.
+"""
 
 import argparse
 from pathlib import Path
@@ -12,6 +15,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jobs.train_retrieval", description=__doc__)
     parser.add_argument("--dataset", required=True, help="name of an ingested data set")
     parser.add_argument("--config", type=Path, help="TOML; default: what tune_retrieval found, else the defaults")
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        metavar="VERSION",
+        help="go on from this version of the registered two-tower, or from that of the champion or the challenger",
+    )
     return parser.parse_args(arguments)
 
 
@@ -22,13 +31,18 @@ def main(arguments: list[str]) -> None:
     from cluster.reports import ReportClock
     from cluster.session import connect
     from jobs.console import Console
-    from jobs.training import found_config, open_workflow, read_training_config, report_of, require_trainable
+    from jobs.training import open_workflow, plan_retrieval, report_of, require_trainable
 
     clock, console = ReportClock("train_retrieval"), Console()
-    config = read_training_config(asked.config or found_config(settings, asked.dataset))
     require_trainable(settings, asked.dataset)
+    config, origin = plan_retrieval(settings, asked.dataset, asked.config, asked.origin)
+    if origin is not None and not origin.new_events:
+        console.say(f"nothing to train: data set {asked.dataset} has no event that is new to {origin.name}")
+        return
     with connect(settings, log_to_driver=False):
-        workflow = open_workflow(settings, asked.dataset, config.scaling, console)
+        workflow = open_workflow(settings, asked.dataset, config.scaling, console, origin=origin)
+        if origin is not None:
+            console.say(origin.plan(workflow.examples))
         trained = workflow.train_retrieval(config.retrieval)
         measured = workflow.compare(trained.model)
         version = workflow.register_challenger(trained, config.retrieval, measured)

@@ -20,9 +20,11 @@ from jobs.speed import speed_figures
 from train import tracking
 from train.evaluation import Evaluation
 from train.gate import GateConfig
+from train.incremental import IncrementalConfig, Origin
 from train.loop import EpochResult
 from train.protocols import LEAVE_ONE_OUT, AnyProtocol
 from train.ranking import RankingConfig
+from train.registry import challenger_card
 from train.retrieval import RetrievalConfig
 from train.scaling import Scaling
 from train.workflow import Workflow
@@ -54,6 +56,8 @@ class TrainingConfig(BaseModel):
     """The hyperparameter searches."""
     scaling: Scaling = Scaling()
     """Workers and what connects them."""
+    incremental: IncrementalConfig = IncrementalConfig()
+    """Of `train_retrieval --from`: what it changes of the two-tower's training."""
     gate: GateConfig = GateConfig()
     """What a variant must meet to become champion."""
 
@@ -68,20 +72,21 @@ class TrainingConfig(BaseModel):
         return self
 
 
-def read_training_config(path: Path | None) -> TrainingConfig:
-    """The configuration in a TOML file; what it leaves out, also of a section, keeps its default.
+def read_training_config(path: Path | None, base: TrainingConfig | None = None) -> TrainingConfig:
+    """The configuration in a TOML file; what it leaves out, also of a section, is as in `base`, or its default.
 
     Raises:
         TowerlineError: the file is not there, is not TOML, or holds an unknown key or a value out of range.
     """
+    base = base or TrainingConfig()
     if path is None:
-        return TrainingConfig()
+        return base
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TowerlineError(f"{path}: {error}; see jobs/configs/training.toml for an example") from error
     try:
-        return TrainingConfig.model_validate(_filled(values, TrainingConfig().model_dump()))
+        return TrainingConfig.model_validate(_filled(values, base.model_dump()))
     except ValidationError as error:
         raise TowerlineError(f"{path}: {explain(error)}") from error
 
@@ -110,6 +115,41 @@ def write_found_config(settings: Settings, dataset: str, config: TrainingConfig)
     return path
 
 
+def plan_retrieval(
+    settings: Settings, dataset: str, path: Path | None, version: str | None
+) -> tuple[TrainingConfig, Origin | None]:
+    """The configuration of a two-tower's training, and what it goes on from if `version` names that.
+
+    What the file at `path` leaves out is then as the origin was trained with.
+
+    Raises:
+        TowerlineError: where `read_training_config` and `Origin.load` do, or the file is for another shape of model.
+    """
+    config = read_training_config(path or found_config(settings, dataset))
+    if version is None:
+        return config, None
+    data = open_dataset(settings.home, dataset)
+    origin = Origin.load(settings.tracking_uri, data, version, config.incremental.replay)
+    retrieval = origin.config
+    if path is not None:
+        retrieval = read_training_config(path, TrainingConfig(retrieval=retrieval)).retrieval
+        origin.require_same_shape(retrieval)
+    return config.model_copy(update={"retrieval": config.incremental.over(retrieval)}), origin
+
+
+def origin_of_challenger(settings: Settings, dataset: str) -> Origin | None:
+    """What the challenger's training went on from, if it did not begin from scratch.
+
+    Raises:
+        TowerlineError: there is no challenger, or it or its origin cannot be read.
+    """
+    card = challenger_card(settings.tracking_uri, dataset)
+    if card.parent is None:
+        return None
+    data = open_dataset(settings.home, dataset)
+    return Origin.load(settings.tracking_uri, data, card.parent.version, card.trained_on.replay)
+
+
 def require_trainable(settings: Settings, dataset: str) -> None:
     """Look at all that can be checked before Ray is started.
 
@@ -125,16 +165,22 @@ def open_workflow(
     dataset_name: str,
     scaling: Scaling,
     console: Console,
+    *,
     protocol: AnyProtocol = LEAVE_ONE_OUT,
+    origin: Origin | None = None,
 ) -> Workflow:
     """The workflow on a data set, whose examples are built if they are not there. Needs a Ray session.
+
+    With an `origin`, what goes on from there is judged by its protocol.
 
     Raises:
         TowerlineError: there is no such data set.
     """
     dataset = open_dataset(settings.home, dataset_name)
     examples = ensure_examples(settings.home, dataset)
-    return Workflow(settings, dataset, examples, scaling, progress=console.epoch, protocol=protocol)
+    if origin is not None:
+        protocol = origin.protocol
+    return Workflow(settings, dataset, examples, scaling, progress=console.epoch, protocol=protocol, origin=origin)
 
 
 def report_of(

@@ -8,13 +8,28 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.errors import TowerlineError
 from data.features import feature_fingerprints
+from data.known_events import KnownEvents
 from train.evaluation import Evaluation
 from train.models.candidate_features import ranker_fingerprints
-from train.training_rows import TrainingRows
+from train.training_rows import Learnt, TrainingRows
 
 Kind = Literal["two-tower", "ranker"]
 KINDS: tuple[Kind, ...] = ("two-tower", "ranker")
 CARD_FILE = "card.json"
+
+
+class Parent(BaseModel):
+    """The two-tower that a training went on from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    """Registry version."""
+    variant: str
+    config: dict[str, Any]
+    """Configuration of the first of the line, which was trained from scratch."""
+    epochs: int
+    """Epochs that were best for that one."""
 
 
 class ModelCard(BaseModel):
@@ -29,7 +44,11 @@ class ModelCard(BaseModel):
     data_version: str
     """SHA-256 of the data set's content."""
     trained_on: TrainingRows
-    """Which of its events."""
+    """Which of its events, and what had been learnt before."""
+    events: KnownEvents | None = None
+    """All of its events, to find them again when more have come; none for models of before this was kept."""
+    parent: Parent | None = None
+    """What the training went on from; none if it began from scratch."""
     config: dict[str, Any]
     """Resolved configuration, seeds included."""
     scaling: dict[str, Any]
@@ -47,6 +66,26 @@ class ModelCard(BaseModel):
     git_commit: str
     versions: dict[str, str]
     """Of the libraries."""
+
+    @property
+    def from_scratch(self) -> tuple[dict[str, Any], int]:
+        """The configuration, and for how many epochs, of a training from scratch that stands for this one."""
+        return (self.config, self.best_epoch + 1) if self.parent is None else (self.parent.config, self.parent.epochs)
+
+    @property
+    def seen_events(self) -> KnownEvents:
+        """The events that the model may have seen. Raises TowerlineError if the card does not say which."""
+        if self.events is None:
+            raise TowerlineError(
+                f"the {self.kind} of variant {self.variant} was registered by code (commit {self.git_commit}) that did "
+                f"not keep which events of data set {self.dataset!r} it has seen; train from scratch"
+            )
+        return self.events
+
+    @property
+    def learnt(self) -> Learnt:
+        """What the model has learnt. Raises TowerlineError where `seen_events` does."""
+        return Learnt(known=self.seen_events, rows=self.trained_on)
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -17,7 +17,7 @@ from train.models.ease import EASE
 from train.models.ials import IALS
 from train.models.item_item import ItemItem
 from train.models.popularity import Popularity, PopularityConfig
-from train.pair import RankedRecommender, TwoTowerRecommender
+from train.pair import RankedRecommender, Recoded, TwoTowerRecommender
 from train.protocols import EvaluationProtocol
 from train.ranking import RankingConfig
 from train.recommender import Recommender, Recommends
@@ -53,7 +53,7 @@ class Registration:
         try:
             model, card = load_challenger(self._tracking_uri, self._dataset.name)
             if self._may_be_asked(found, "the challenger", card, model.vocabulary):
-                found.recommenders["two_tower"] = TwoTowerRecommender(model)
+                found.recommenders["two_tower"] = self._asked_in(found, TwoTowerRecommender(model), model.vocabulary)
         except TowerlineError as error:
             found.left_out.append(f"no challenger: {error}")
         try:
@@ -67,15 +67,16 @@ class Registration:
         name = f"the champion's two-tower (variant {champion.variant})"
         if not self._may_be_asked(found, name, cards["two-tower"], retrieval.vocabulary):
             return
-        found.recommenders["champion_two_tower"] = TwoTowerRecommender(retrieval)
+        two_tower = TwoTowerRecommender(retrieval)
+        found.recommenders["champion_two_tower"] = self._asked_in(found, two_tower, retrieval.vocabulary)
         if self._may_be_asked(found, "the champion's ranker", cards["ranker"], champion.ranking.vocabulary):
             known = self._protocol.visible(self._protocol.assign(self._events))
-            found.recommenders["champion_two_tower_ranker"] = RankedRecommender(
-                retrieval,
-                champion.ranking,
-                ItemFeatures(known, found.vocabulary),
-                RankingConfig.model_validate(cards["ranker"].config).num_candidates,
-            )
+            pair = pair_recommender(champion, known)
+            found.recommenders["champion_two_tower_ranker"] = self._asked_in(found, pair, retrieval.vocabulary)
+
+    def _asked_in(self, found: Contestants, recommender: Recommends, own: Vocabulary) -> Recommends:
+        """As it is if its item codes are those that are asked in; a vocabulary that has grown has others."""
+        return recommender if own.items == found.vocabulary.items else Recoded(recommender, own, found.vocabulary)
 
     def _may_be_asked(self, found: Contestants, name: str, card: ModelCard, vocabulary: Vocabulary) -> bool:
         """Whether a model knows this data and none of the answers; says why not."""
@@ -85,7 +86,7 @@ class Registration:
                 f"{name} was trained on data version {card.data_version[:12]}, which is now {version[:12]}"
             )
             return False
-        require_same_items(name, vocabulary, found.vocabulary)
+        require_same_catalogue(name, vocabulary, found.vocabulary)
         asked = self._protocol.assign(self._events).filter(pl.col(SPLIT) == TEST).height
         rows = card.trained_on
         chosen_by = TrainingRows(protocol=rows.protocol, splits=(VALIDATION,))
@@ -98,6 +99,16 @@ class Registration:
                 return False
         found.history_length = card.history_length
         return True
+
+
+def pair_recommender(models: LoadedModels, events: pl.DataFrame) -> RankedRecommender:
+    """A registered pair as it answers, in its own item codes. `events`: those that item features are computed from."""
+    return RankedRecommender(
+        models.retrieval,
+        models.ranking,
+        ItemFeatures(events, models.retrieval.vocabulary),
+        RankingConfig.model_validate(models.cards["ranker"].config).num_candidates,
+    )
 
 
 def dataset_vocabulary(dataset: Dataset, protocol: EvaluationProtocol) -> Vocabulary:
@@ -126,18 +137,17 @@ def add_sources(contestants: Contestants, protocol: EvaluationProtocol, events: 
             contestants.recommenders[name] = source
 
 
-def require_same_items(name: str, vocabulary: Vocabulary, expected: Vocabulary) -> None:
-    """Raise TowerlineError unless the codes of two vocabularies mean the same items."""
-    if vocabulary.items == expected.items:
+def require_same_catalogue(name: str, vocabulary: Vocabulary, expected: Vocabulary) -> None:
+    """Raise TowerlineError unless two vocabularies know the same items, whatever their codes."""
+    ours, theirs = set(vocabulary.items), set(expected.items)
+    if ours == theirs:
         return
-    pairs = zip(vocabulary.items, expected.items, strict=False)
-    code = next((code for code, (ours, theirs) in enumerate(pairs, start=1) if ours != theirs), None)
-    first = (
-        f"item code {code} is {vocabulary.items[code - 1]!r} here and {expected.items[code - 1]!r} there"
-        if code
-        else f"it knows {vocabulary.num_items} items instead of {expected.num_items}"
-    )
+    more, less = sorted(ours - theirs), sorted(theirs - ours)
+    differences = [
+        f"{len(items)} items that {where} does not have, {items[0]!r} for one"
+        for items, where in ((more, "the data set"), (less, "the model"))
+        if items
+    ]
     raise TowerlineError(
-        f"the vocabulary of {name} is not that of the data set: {first}; what it recommends would be other items. "
-        "Train it again"
+        f"the vocabulary of {name} is not that of the data set: there are {' and '.join(differences)}. Train it again"
     )

@@ -48,6 +48,11 @@ class UserBatch:
         *history, attributes_BA = self._tensors()
         return UserBatch(*(*(torch.zeros_like(tensor) for tensor in history), attributes_BA))
 
+    def recent(self, length: int) -> "UserBatch":
+        """The same users with the last `length` events of their histories alone."""
+        *history, attributes_BA = self._tensors()
+        return UserBatch(*(*(tensor[:, -length:] for tensor in history), attributes_BA))
+
     def _tensors(self) -> tuple[Tensor, ...]:
         return (
             self.history_BL,

@@ -189,7 +189,7 @@ def measure(recommenders: Mapping[str, Recommends], cases: Cases, items: pl.Data
         catalogue[f"coverage@{SHOWN}/{name}"] = coverage(shown_I)
         if shown_I.any():
             catalogue[f"gini@{SHOWN}/{name}"] = gini(shown_I)
-    return Measurements(cases.protocol, pl.concat(frames), catalogue, _count_targets(cases))
+    return Measurements(cases.protocol, pl.concat(frames), catalogue, count_targets(cases))
 
 
 def _chunks(count: int, num_items: int) -> Iterator[slice]:
@@ -220,7 +220,8 @@ def _ask(name: str, recommender: Recommends, cases: Cases, some: slice) -> Codes
     return ranked_BK
 
 
-def _count_targets(cases: Cases) -> TargetCounts:
+def count_targets(cases: Cases) -> TargetCounts:
+    """The right answers of these questions."""
     targets = np.concatenate(cases.targets)
     met = [
         np.isin(codes, known) & (codes != UNKNOWN) for codes, known in zip(cases.targets, cases.exclude, strict=True)

@@ -40,6 +40,9 @@ class GateConfig(BaseModel):
     min_segment_users: Annotated[int, Field(ge=2)] = 20
     """A segment of fewer users is too small to judge."""
 
+    min_new_users: Annotated[int, Field(ge=2)] = 50
+    """A champion of an earlier version of the data is asked only for what came later, and by as many users at least."""
+
     max_calibration_error: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Expected calibration error of the ranker."""
 
@@ -59,13 +62,21 @@ class Measured:
 
 
 def judge(
-    challenger: Measured, champion: Measured | None, config: GateConfig, unusable: str | None = None
+    challenger: Measured,
+    champion: Measured | None,
+    config: GateConfig,
+    unusable: str | None = None,
+    *,
+    asked_alike: Measured | None = None,
+    incomparable: str | None = None,
 ) -> GateReport:
     """Whether `challenger` may become champion.
 
     `champion` is None where there is nothing to compare with; `unusable` says so of a champion that there is, but that
-    cannot be served any more: it is no bar to one that can.
+    cannot be served any more: it is no bar to one that can. `asked_alike`: the challenger on the questions of
+    `champion`, where those are not all of its own (`train.common_questions`); `incomparable`: why there are none.
     """
+    compared = asked_alike or challenger
     checks = absolute_checks(challenger.evaluation, config)
     comparable = True
     if unusable is not None:
@@ -73,15 +84,17 @@ def judge(
             Check(words=f"nothing to compare with, for the champion cannot be served: {unusable}", passed=True)
         )
     if champion is not None:
-        same = same_questions(challenger, f"champion {champion.variant}", champion)
+        same = same_questions(compared, f"champion {champion.variant}", champion, incomparable)
         comparable = same.passed
-        checks += [same, *(_relative(challenger, champion, config) if comparable else ())]
+        checks += [same, *(_relative(compared, champion, config) if comparable else ())]
         checks += limits(challenger.evaluation.figures, config)
     return GateReport(
         variant=challenger.variant,
         against=champion.variant if champion else None,
         comparable=comparable,
-        protocol_hash=challenger.evaluation.protocol_hash,
+        protocol_hash=compared.evaluation.protocol_hash,
+        protocol=compared.evaluation.protocol,
+        data_version=compared.data_version,
         checks=tuple(checks),
     )
 
@@ -113,16 +126,21 @@ def absolute_checks(evaluation: Evaluation, config: GateConfig | None = None) ->
     return found
 
 
-def same_questions(one: Measured, name: str, other: Measured) -> Check:
-    """Whether two variants were measured by one protocol on one version of the data. `name`: what to call the other."""
+def same_questions(one: Measured, name: str, other: Measured, why_not: str | None = None) -> Check:
+    """Whether two variants were measured by one protocol on one version of the data.
+
+    `name`: what to call the other; `why_not`: why they could not be measured alike, if that was tried.
+    """
     ours, theirs = one.evaluation.protocol_hash, other.evaluation.protocol_hash
-    if ours != theirs:
-        words = f"measured by protocol {ours}, {name} by protocol {theirs}: not comparable"
+    data, others = one.data_version[:12], other.data_version[:12]
+    because = f" ({why_not})" if why_not else ""
+    if data != others:
+        words = f"measured on data version {data}, {name} on {others}: not comparable{because}"
         return Check(words=words, passed=False)
-    if one.data_version != other.data_version:
-        data, others = one.data_version[:12], other.data_version[:12]
-        return Check(words=f"measured on data version {data}, {name} on {others}: not comparable", passed=False)
-    return Check(words=f"measured as {name}: protocol {ours}", passed=True)
+    if ours != theirs:
+        words = f"measured by protocol {ours}, {name} by protocol {theirs}: not comparable{because}"
+        return Check(words=words, passed=False)
+    return Check(words=f"measured as {name}: protocol {ours}, data version {data}", passed=True)
 
 
 def limits(figures: Mapping[str, float], config: GateConfig) -> list[Check]:

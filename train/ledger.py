@@ -59,6 +59,11 @@ class GateReport(BaseModel):
     comparable: bool
     """Whether both were measured on the same cases, or there is nothing to compare with."""
     protocol_hash: str
+    """Of the protocol that both were measured by."""
+    protocol: str = ""
+    """The same in words."""
+    data_version: str = ""
+    """Of the data set that they were measured on."""
     checks: tuple[Check, ...]
 
     @property

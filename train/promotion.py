@@ -6,13 +6,13 @@ The alias `champion` of both registered models is set afterwards, for people who
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-import polars as pl
-
 from cluster.errors import TowerlineError
-from train.card import Kind, ModelCard
-from train.gate import GateConfig, Measured, judge
+from train.card import Kind
+from train.common_questions import Candidate, on_common_questions
+from train.gate import GateConfig, judge, same_questions
 from train.ledger import (
     CHAMPION,
     Change,
@@ -24,7 +24,7 @@ from train.ledger import (
     read_ledger,
     whoami,
 )
-from train.registry import RegisteredPair, find_pair, read_cards, read_evaluated, registered_name
+from train.registry import RegisteredPair, find_pair, read_cards, registered_name
 from train.tracking import connect
 
 
@@ -50,9 +50,18 @@ class Decision:
 
 
 def promote(
-    tracking_uri: str, dataset: str, variant: str, config: GateConfig | None = None, force: str | None = None
+    tracking_uri: str,
+    dataset: str,
+    variant: str,
+    config: GateConfig | None = None,
+    force: str | None = None,
+    *,
+    home: Path | None = None,
 ) -> Decision:
     """Make a registered variant champion if it passes the gate, or if `force` says why it is to be without.
+
+    `home`: where the data set is, to ask a champion that was measured on an earlier version of it again; without it
+    such a champion cannot be compared with.
 
     Raises:
         TowerlineError: there is no such variant, it cannot be served by this code or is champion already; somebody
@@ -61,30 +70,16 @@ def promote(
     if force is not None and not force.strip():
         raise TowerlineError("--force is empty; it needs a reason, which is kept in the ledger")
     pair = find_pair(tracking_uri, dataset, variant)
-    challenger = measured_of(tracking_uri, pair)
+    challenger = Candidate.read(tracking_uri, pair)
     ledger = read_ledger(tracking_uri, dataset)
     if ledger.champion == pair.variant:
         raise TowerlineError(f"variant {pair.variant} is champion of data set {dataset!r} already")
-    champion, unusable = _present(tracking_uri, ledger)
-    report = judge(challenger, champion, config or GateConfig(), unusable)
+    report = _judged(tracking_uri, ledger, challenger, config or GateConfig(), home)
     if not report.passed and force is None:
         return Decision(dataset, report, None)
     reason = None if report.passed else force
     entry = _write(tracking_uri, ledger, pair, kind="promotion", gate=report, forced=reason)
     return Decision(dataset, report, entry)
-
-
-def measured_of(tracking_uri: str, pair: RegisteredPair) -> Measured:
-    """What is known of a registered variant. Raises TowerlineError if it cannot be served by this code."""
-    cards, values = read_evaluated(tracking_uri, pair)
-    return measured_from(pair, cards["ranker"], values)
-
-
-def measured_from(pair: RegisteredPair, card: ModelCard, values: pl.DataFrame) -> Measured:
-    """The same, of what was read. Raises TowerlineError if it was never evaluated."""
-    if card.evaluation is None:
-        raise TowerlineError(f"variant {pair.variant} of data set {pair.dataset!r} was registered without evaluation")
-    return Measured(pair.variant, card.data_version, card.evaluation, values)
 
 
 def roll_back(tracking_uri: str, dataset: str, to: str | None = None) -> Entry:
@@ -120,14 +115,23 @@ def _target(ledger: Ledger, to: str | None) -> str:
     return found[0]
 
 
-def _present(tracking_uri: str, ledger: Ledger) -> tuple[Measured | None, str | None]:
-    """What is known of the champion, if there is one, or why this code could not serve it."""
+def _judged(
+    tracking_uri: str, ledger: Ledger, challenger: Candidate, config: GateConfig, home: Path | None
+) -> GateReport:
+    """What the gate finds: the champion asked again if it was measured otherwise, and no bar if it cannot be served."""
     if ledger.champion is None:
-        return None, None
+        return judge(challenger.measured, None, config)
     try:
-        return measured_of(tracking_uri, find_pair(tracking_uri, ledger.dataset, ledger.champion)), None
+        champion = Candidate.read(tracking_uri, find_pair(tracking_uri, ledger.dataset, ledger.champion))
     except TowerlineError as error:
-        return None, str(error)
+        return judge(challenger.measured, None, config, str(error))
+    if same_questions(challenger.measured, "", champion.measured).passed or home is None:
+        return judge(challenger.measured, champion.measured, config)
+    try:
+        new, old = on_common_questions(tracking_uri, home, [challenger, champion], config.min_new_users)
+    except TowerlineError as error:
+        return judge(challenger.measured, champion.measured, config, incomparable=str(error))
+    return judge(challenger.measured, old, config, asked_alike=new)
 
 
 def _write(

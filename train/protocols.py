@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from cluster.errors import TowerlineError
 from data.features import NEVER
+from data.known_events import KnownEvents
 from data.schema import EVENT_TIME, INGEST_TIME, ITEM_ID, SEQUENCE, SOURCE_ROW, SPLIT, USER_ID, VALUE
 from data.splits import FOLD_IN, TEST, TOTAL_ORDER, TRAIN, UNUSED, VALIDATION, assign_splits
 
@@ -99,6 +100,40 @@ class LeaveOneOut(EvaluationProtocol):
     def questions(self, assigned: pl.DataFrame, split: str) -> pl.DataFrame:
         """One per held-out event, at its moment."""
         return _asked(assigned, split).select(*QUESTION[:-1], pl.concat_list(ITEM_ID)).sort(USER_ID)
+
+
+LEAVE_ONE_OUT = LeaveOneOut()
+"""What models are chosen and registered by, unless another is asked for."""
+
+
+class NewEvents(EvaluationProtocol):
+    """Leave-one-out, asked only for events that came to a data set after somebody saw all of it.
+
+    What may be asked of a model that has seen the data set as it was then, or that went on from one. The order in
+    which events came decides, not their times: what somebody has learnt they must not be asked for.
+    """
+
+    kind: Literal["new-events"] = "new-events"
+    known: KnownEvents
+    """What was seen."""
+
+    @property
+    def words(self) -> str:
+        """The protocol for people."""
+        return (
+            f"{LEAVE_ONE_OUT.words}; of the held-out events only those are asked for that came after the "
+            f"{self.known.events:,} events of data version {self.known.label}, the others are told and train nobody"
+        )
+
+    def assign(self, events: pl.DataFrame) -> pl.DataFrame:
+        """See `EvaluationProtocol`: as leave-one-out, with known events that would be held out as fold-in."""
+        is_told = pl.col(SPLIT).is_in([VALIDATION, TEST]) & self.known.are_known
+        split = pl.when(is_told).then(pl.lit(FOLD_IN)).otherwise(SPLIT)
+        return LEAVE_ONE_OUT.assign(events).with_columns(split.alias(SPLIT))
+
+    def questions(self, assigned: pl.DataFrame, split: str) -> pl.DataFrame:
+        """The questions of leave-one-out, but for the known events."""
+        return LEAVE_ONE_OUT.questions(assigned, split)
 
 
 class GlobalTime(EvaluationProtocol):
@@ -248,11 +283,8 @@ class StrongGeneralisation(EvaluationProtocol):
         return asked.with_columns(split).drop("place", "asked")
 
 
-AnyProtocol = Annotated[LeaveOneOut | GlobalTime | StrongGeneralisation, Field(discriminator="kind")]
+AnyProtocol = Annotated[LeaveOneOut | NewEvents | GlobalTime | StrongGeneralisation, Field(discriminator="kind")]
 """Any of them, in a configuration or a model's card."""
-
-LEAVE_ONE_OUT = LeaveOneOut()
-"""What models are chosen and registered by, unless another is asked for."""
 
 
 class Measured(Protocol):

@@ -4,14 +4,13 @@ Its candidates come from a retrieval model fitted on events before a moment T1 a
 the scores that a retrieval model gives its own training positives are better than any it will give when serving.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import polars as pl
-import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
@@ -19,18 +18,20 @@ from torch.optim import Optimizer
 
 from cluster.errors import TowerlineError
 from data.dataset import Dataset
-from data.schema import ITEM_ID, SEQUENCE, SOURCE_ROW, SPLIT
+from data.schema import EVENT_TYPE, SEQUENCE, SOURCE_ROW, SPLIT
 from data.splits import TRAIN, VALIDATION
-from train.candidates import Candidates, ItemFeatures, find_candidates
+from train.candidates import ItemFeatures, find_candidates
 from train.histories import Histories
 from train.loop import EpochResult, FitConfig
-from train.metrics.accuracy import first_places, hits_of, ndcg_at
+from train.metrics.accuracy import ndcg_at
 from train.models.ensemble import CandidatesConfig, Ensemble, EnsembleConfig, SourceConfigs
 from train.models.ials import IALSConfig
-from train.models.ranker import Ranker, RankerConfig, RankerInputs, RankingBatch
-from train.models.ranking import RankingModel, ranker_inputs
+from train.models.probability_calibration import fit_platt, fit_slope
+from train.models.ranker import Ranker, RankerConfig, RankingBatch
+from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.order import ExampleOrder, Share
+from train.ranking_lists import RankingLists, read_lists, write_lists
 from train.scaling import Scaling
 from train.tracking import TrackingTarget
 from train.trainer import train_distributed
@@ -38,6 +39,7 @@ from train.vocabulary import Vocabulary
 
 ROWS_AT_ONCE = 2048
 DEFAULT_SOURCES = (IALSConfig(),)
+TRAIN_FILE, VALIDATION_FILE = "train.safetensors", "validation.safetensors"
 
 
 class RankingConfig(BaseModel):
@@ -94,13 +96,13 @@ class RankingTask:
 
     def __init__(self, task: RankingTaskConfig) -> None:
         self._config = task.config
-        self._inputs, self._positive_B, row_ids_B = read_lists(task.lists / "train.safetensors")
-        self._validation_inputs, self._validation_positive_B, _ = read_lists(task.lists / "validation.safetensors")
-        self.order = ExampleOrder(row_ids_B, task.config.batch_size, task.config.seed)
+        self._lists = read_lists(task.lists / TRAIN_FILE)
+        self._validation = read_lists(task.lists / VALIDATION_FILE)
+        self.order = ExampleOrder(self._lists.row_ids_B, task.config.batch_size, task.config.seed)
         torch.manual_seed(task.config.seed)
-        width = self._inputs.candidate_features_BKF.shape[2]
+        width = self._lists.inputs.candidate_features_BKF.shape[2]
         self.model = Ranker(task.config.ranker, task.vocabulary, task.item_attributes_IA, width)
-        self.model.describe_training(self._inputs, self._positive_B)
+        self.model.describe_training(self._lists.inputs, self._lists.positive_B, self._lists.chosen)
 
     def optimizer(self) -> Optimizer:
         """AdamW over all parameters."""
@@ -110,23 +112,21 @@ class RankingTask:
 
     def batch(self, share: Share) -> RankingBatch:
         """The candidate lists of a share."""
-        return RankingBatch(self._inputs[share.rows], self._positive_B[share.rows], share.scale)
+        lists = self._lists[share.rows]
+        return RankingBatch(lists.inputs, lists.positive_B, share.scale, lists.chosen)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """NDCG@10 over all validation users; one whose item is not among the candidates counts 0."""
-        logits = [self.model.score(inputs.to(self._device)).cpu() for inputs in self._validation_chunks()]
-        order_BK = torch.cat(logits).argsort(dim=1, descending=True, stable=True).numpy()
-        hits_BK = order_BK == self._validation_positive_B.numpy()[:, np.newaxis]
+        chunks = self._validation.chunks(ROWS_AT_ONCE)
+        scores = [self.model.score(lists.inputs.to(self._device)).cpu() for lists in chunks]
+        order_BK = torch.cat(scores).argsort(dim=1, descending=True, stable=True).numpy()
+        hits_BK = order_BK == self._validation.positive_B.numpy()[:, np.newaxis]
         return {"ndcg@10": float(ndcg_at(hits_BK, np.ones(len(hits_BK), dtype=np.int64), 10).mean())}
 
     @property
     def _device(self) -> torch.device:
         return self.model.item_seen_I1.device
-
-    def _validation_chunks(self) -> Iterator[RankerInputs]:
-        for rows in torch.split(torch.arange(len(self._validation_inputs)), ROWS_AT_ONCE):
-            yield self._validation_inputs[rows]
 
 
 @dataclass(frozen=True)
@@ -159,32 +159,53 @@ def ranking_task(
     retrieval: RetrievalModel,
     folder: Path,
     events: pl.DataFrame | None = None,
+    learnt: pl.DataFrame | None = None,
 ) -> RankingTaskConfig:
     """Write the candidate lists to learn from and to validate on into `folder` and say what to train.
 
     `past_retrieval` was fitted on the training events before T1 and offers the candidates of those after;
     `retrieval` was fitted on all training events and offers those of the validation events. Sources are fitted here,
     anew for each, so that none has seen what it is asked about. `events`: those that item features are computed from,
-    the data set's if None.
+    the data set's if None. `learnt`: the examples that `retrieval` was fitted on, the train split's if None.
 
     Raises:
-        TowerlineError: no candidate list holds the item that was chosen, or a source cannot be fitted.
+        TowerlineError: no candidate list holds the item that was chosen, a source cannot be fitted, or a type of
+            event is not known that decides what a like is.
     """
     vocabulary = retrieval.vocabulary
     histories = Histories(examples, vocabulary)
     items = ItemFeatures(dataset.events() if events is None else events, vocabulary)
-    training = pl.col(SPLIT) == TRAIN
-    before_t1 = pl.col(SEQUENCE) < moment_t1(examples, config.past_share)
+    training = examples.filter(pl.col(SPLIT) == TRAIN)
+    t1 = moment_t1(examples, config.past_share)
+    after_t1 = (pl.col(SPLIT) == TRAIN) & (pl.col(SEQUENCE) >= t1)
+    typed = _with_event_types(examples, dataset.events())
     folder.mkdir(parents=True, exist_ok=True)
     for name, two_tower, fitted_on, chosen in (
-        ("train", past_retrieval, training & before_t1, training & ~before_t1),
-        ("validation", retrieval, training, pl.col(SPLIT) == VALIDATION),
+        (TRAIN_FILE, past_retrieval, training.filter(pl.col(SEQUENCE) < t1), after_t1),
+        (VALIDATION_FILE, retrieval, training if learnt is None else learnt, pl.col(SPLIT) == VALIDATION),
     ):
-        model = with_sources(two_tower, config, examples.filter(fitted_on))
-        chunks = examples.filter(chosen).iter_slices(ROWS_AT_ONCE)
+        model = with_sources(two_tower, config, fitted_on)
+        asked = typed.filter(chosen)
+        _require_event_types(name, asked, config.ranker)
+        chunks = asked.iter_slices(ROWS_AT_ONCE)
         lists = [find_candidates(model, rows, histories, items, config.num_candidates) for rows in chunks]
-        _write_lists(folder / f"{name}.safetensors", lists, model, keep_all=name == "validation")
+        write_lists(folder / name, lists, model, keep_all=name == VALIDATION_FILE)
     return RankingTaskConfig(config, folder, vocabulary, item_attribute_codes(dataset.items(), vocabulary))
+
+
+def _with_event_types(examples: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """The examples with the type of their events; null where `events` do not hold it."""
+    types = events.select(SOURCE_ROW, EVENT_TYPE)
+    return examples.join(types, on=SOURCE_ROW, how="left", maintain_order="left")
+
+
+def _require_event_types(name: str, rows: pl.DataFrame, config: RankerConfig) -> None:
+    missing = rows[EVENT_TYPE].null_count()
+    if missing and config.heads.like_event_types:
+        raise TowerlineError(
+            f"{Path(name).stem}: the type of {missing} events is not known to the data set, so it cannot be said which "
+            "are likes by heads.like_event_types; set heads.like_min_value instead"
+        )
 
 
 def train_ranking(
@@ -196,45 +217,27 @@ def train_ranking(
     tracking: TrackingTarget | None = None,
     progress: Callable[[EpochResult], None] | None = None,
 ) -> TrainedRanking:
-    """Fit a ranker on Ray Train; resumes where a run of the same name in the same `storage` stopped."""
+    """Fit a ranker on Ray Train, and then its calibration on the validation lists.
+
+    Resumes where a run of the same name in the same `storage` stopped.
+    """
     trained = train_distributed(
         RankingTask, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
     )
     model = RankingModel(task.config.ranker, task.vocabulary, trained.weights)
+    calibrate(model, read_lists(task.lists / VALIDATION_FILE))
     return TrainedRanking(model, trained.history, trained.best_epoch, task.config)
 
 
-def _write_lists(path: Path, lists: list[Candidates], model: RetrievalModel, *, keep_all: bool) -> None:
-    """Keep the lists that hold the chosen item; for validation keep all, with -1 for "not in the list"."""
-    tensors: list[tuple[Tensor, ...]] = []
-    for found in lists:
-        targets_B = model.vocabulary.encode_items(found.rows[ITEM_ID])
-        positive_B = first_places(hits_of(found.codes_BK, list(targets_B[:, np.newaxis])))
-        kept = np.arange(len(positive_B)) if keep_all else np.flatnonzero(positive_B >= 0)
-        lists_BK = found.codes_BK, found.scores_BK, found.item_features_BKF
-        inputs = ranker_inputs(found.rows, *lists_BK, model, sources_BKS=found.sources_BKS)
-        rows = torch.from_numpy(kept)
-        chosen = inputs[rows]
-        tensors.append(
-            (
-                chosen.user_attributes_BA,
-                chosen.user_features_BF,
-                chosen.candidates_BK,
-                chosen.candidate_features_BKF,
-                torch.from_numpy(positive_B)[rows],
-                torch.tensor(found.rows[SOURCE_ROW].to_numpy())[rows],
-            )
-        )
-    columns = [torch.cat(column).contiguous() for column in zip(*tensors, strict=True)]
-    if not columns or len(columns[0]) == 0:
-        raise TowerlineError(
-            f"{path.stem}: retrieval offered no event's item among {lists[0].codes_BK.shape[1] if lists else 0} "
-            "candidates; ingest more events, raise num_candidates or train retrieval longer"
-        )
-    safetensors.torch.save_file({str(number): column for number, column in enumerate(columns)}, path)
-
-
-def read_lists(path: Path) -> tuple[RankerInputs, Tensor, Tensor]:
-    """Candidate lists, the place of the chosen item in each, and the row ids of their events."""
-    columns = safetensors.torch.load_file(path)
-    return RankerInputs(columns["0"], columns["1"], columns["2"], columns["3"]), columns["4"], columns["5"]
+@torch.no_grad()
+def calibrate(model: RankingModel, lists: RankingLists) -> None:
+    """Fit what makes the probabilities of a ranker hold, on those of the lists that hold the chosen item."""
+    network, told = model.network, lists[torch.nonzero(lists.positive_B >= 0).squeeze(1)]
+    outputs = [network.outputs(some.inputs) for some in told.chunks(ROWS_AT_ONCE)]
+    choice_BK = torch.cat([each.choice_BK for each in outputs])
+    likes = [each.like_BK for each in outputs if each.like_BK is not None]
+    like_line = (1.0, 0.0)
+    if likes:
+        like_B = torch.cat(likes).gather(1, told.positive_B.unsqueeze(1)).squeeze(1)
+        like_line = fit_platt(like_B.double().numpy(), network.heads.liked(told.chosen).bool().numpy())
+    network.calibrate(fit_slope(choice_BK.double().numpy(), told.positive_B.numpy()), like_line)

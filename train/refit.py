@@ -23,10 +23,10 @@ def registered_cards(tracking_uri: str, dataset: str) -> dict[Kind, ModelCard]:
 
 
 def refit(workflow: Workflow) -> Contestants:
-    """Train what is registered on the workflow's protocol: for as many epochs as were best for it."""
+    """Train what is registered on the workflow's protocol, from scratch: for as many epochs as were best for it."""
     cards = registered_cards(workflow.settings.tracking_uri, workflow.dataset.name)
-    config = RetrievalConfig.model_validate(cards["two-tower"].config)
-    epochs = cards["two-tower"].best_epoch + 1
+    from_scratch, epochs = cards["two-tower"].from_scratch
+    config = RetrievalConfig.model_validate(from_scratch)
     retrieval = workflow.train_retrieval_again(config, epochs).model
     found = Contestants(retrieval.vocabulary, history_length=cards["two-tower"].history_length)
     found.recommenders["two_tower"] = TwoTowerRecommender(retrieval)

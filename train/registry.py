@@ -20,11 +20,12 @@ import polars as pl
 
 from cluster.errors import TowerlineError
 from train.card import CARD_FILE, KINDS, Kind, ModelCard, read_card
-from train.ledger import read_ledger, versions_of
+from train.ledger import CHAMPION, read_ledger, versions_of
 from train.models.ensemble import EnsembleConfig
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.tracking import TrackedRun, connect
+from train.vocabulary import require_same_codes
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -156,8 +157,8 @@ def load_pair(tracking_uri: str, pair: RegisteredPair) -> LoadedModels:
     """The models of a variant.
 
     Raises:
-        TowerlineError: an artifact is missing, cut short or altered, or they were trained on features that this code
-            no longer computes.
+        TowerlineError: an artifact is missing, cut short or altered, they were trained on features that this code no
+            longer computes, or the two know other items.
     """
     with _artifacts(tracking_uri, pair) as folders:
         cards = {kind: read_card(folder) for kind, folder in folders.items()}
@@ -169,6 +170,8 @@ def load_pair(tracking_uri: str, pair: RegisteredPair) -> LoadedModels:
             what = f"variant {pair.variant} of data set {pair.dataset!r}"
             raise _of_other_code(what, cards["two-tower"], error) from error
         _require_sources(pair, cards["ranker"], retrieval.ensemble.config)
+    name = f"the ranker of variant {pair.variant} of data set {pair.dataset!r}"
+    require_same_codes(name, ranking.vocabulary, "its two-tower", retrieval.vocabulary)
     return LoadedModels(pair.variant, retrieval, ranking, items, cards, pair.versions)
 
 
@@ -190,18 +193,52 @@ def load_challenger(tracking_uri: str, dataset: str) -> tuple[RetrievalModel, Mo
     Raises:
         TowerlineError: there is none, or where `load_pair` does.
     """
-    with _artifact(_challenger(tracking_uri, dataset), dataset, tracking_uri) as folder:
+    return load_two_tower_version(tracking_uri, dataset, _challenger(tracking_uri, dataset))
+
+
+def load_two_tower_version(
+    tracking_uri: str, dataset: str, version: "ModelVersion"
+) -> tuple[RetrievalModel, ModelCard]:
+    """Any registered two-tower of a data set. Raises TowerlineError where `load_pair` does."""
+    with _artifact(version, dataset, tracking_uri) as folder:
         card = read_card(folder)
         try:
             return RetrievalModel.load(folder), card
         except UNREADABLE as error:
-            raise _of_other_code(f"the challenger of data set {dataset!r}", card, error) from error
+            what = f"version {version.version} of model {version.name!r}"
+            raise _of_other_code(what, card, error) from error
 
 
 def challenger_card(tracking_uri: str, dataset: str) -> ModelCard:
     """The card of that two-tower, without the model. Raises TowerlineError where `load_challenger` does."""
     with _artifact(_challenger(tracking_uri, dataset), dataset, tracking_uri) as folder:
         return read_card(folder)
+
+
+def load_two_tower(tracking_uri: str, dataset: str, name: str) -> tuple[str, RetrievalModel, ModelCard]:
+    """A registered two-tower by its version number, or that of the `champion` or `challenger`; gives its version too.
+
+    Raises:
+        TowerlineError: there is none of that name, or where `load_pair` does.
+    """
+    version = _two_tower(tracking_uri, dataset, name)
+    return str(version.version), *load_two_tower_version(tracking_uri, dataset, version)
+
+
+def _two_tower(tracking_uri: str, dataset: str, name: str) -> "ModelVersion":
+    if name == CHALLENGER:
+        return _challenger(tracking_uri, dataset)
+    if name == CHAMPION:
+        return champion_pair(tracking_uri, dataset).models["two-tower"]
+    model = registered_name(dataset, "two-tower")
+    versions = {str(each.version): each for each in versions_of(connect(tracking_uri), model)}
+    if name not in versions:
+        raise TowerlineError(
+            f"model {model!r} in the registry at {tracking_uri} has no version {name!r} (there are: "
+            f"{', '.join(versions) or 'none'}; {CHAMPION} and {CHALLENGER} are names too); train one with "
+            f"`python -m jobs.train_retrieval --dataset {dataset}`"
+        )
+    return versions[name]
 
 
 def _register(run: TrackedRun, folder: Path, card: ModelCard, alias: str | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,19 @@ from train.warm_start import warm_start
 USERS_AT_ONCE = 1024
 
 
+class Distillation(BaseModel):
+    """Learning from a teacher's scores besides the events (see `train.distillation`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: TwoTowerConfig
+    """The larger model. Where no trained one is given it is trained first, on the same rows and otherwise alike."""
+    temperature: PositiveFloat = 2.0
+    """Of both softmaxes: the higher, the more the order of what was not chosen counts."""
+    soft_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Weight of the teacher's scores in the loss; the rest is that of the events."""
+
+
 class RetrievalConfig(BaseModel):
     """Everything that decides what a retrieval training gives, the data aside."""
 
@@ -55,6 +69,14 @@ class RetrievalConfig(BaseModel):
     """Of AdamW, decoupled."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the initial weights, the order of the examples and the sampled negatives."""
+    distillation: Distillation | None = None
+    """Makes the model a student; none: it learns from events alone."""
+
+    @property
+    def of_teacher(self) -> "RetrievalConfig":
+        """How the teacher of a student is trained."""
+        assert self.distillation is not None
+        return self.model_copy(update={"two_tower": self.distillation.teacher, "distillation": None})
 
 
 @dataclass(frozen=True)
@@ -68,27 +90,37 @@ class RetrievalTaskConfig:
     item_attributes_IA: Tensor
     start: Path | None = None
     """Folder of a saved model to go on from; its vocabulary is the beginning of this one."""
+    teacher: Path | None = None
+    """Folder of the saved model that a student learns from; its item codes are those of this vocabulary."""
 
 
 class RetrievalTask:
     """A two-tower and its examples, as `train.loop` wants them."""
 
+    network: ClassVar[type[TwoTower]] = TwoTower
+
     def __init__(self, task: RetrievalTaskConfig) -> None:
+        if task.config.distillation is not None and task.teacher is None:
+            raise TowerlineError(
+                "retrieval.distillation is set, and this training has no teacher; leave it out of the configuration "
+                "here (a search finds settings for a model of that size alone), or train with jobs.train_retrieval"
+            )
         self._config = task.config
         self._vocabulary = task.vocabulary
         examples = read_examples(task.examples)
-        chosen = task.rows.select(examples)
+        new = task.rows.select(examples)
+        chosen = pl.concat([new, task.rows.rehearsed(examples)])
         length = task.config.two_tower.history_length
         self._users = encode_users(chosen, task.vocabulary, length)
         self._targets_B = torch.from_numpy(task.vocabulary.encode_items(chosen[ITEM_ID]))
         self._validation = _Validation(task.rows.protocol.assign(examples), task.vocabulary, length)
         self.order = ExampleOrder(torch.tensor(chosen[SOURCE_ROW].to_numpy()), task.config.batch_size, task.config.seed)
         torch.manual_seed(task.config.seed)
-        self.model = TwoTower(task.config.two_tower, task.vocabulary, task.item_attributes_IA)
+        self.model = self.network(task.config.two_tower, task.vocabulary, task.item_attributes_IA)
         if task.start is not None:
             # Where all events are learnt from again, those that the earlier model has seen are not to be counted twice.
-            warm_start(self.model, RetrievalModel.load(task.start), count=task.rows.since is not None)
-        self.model.describe_training(self._targets_B, self._users)
+            warm_start(self.model, RetrievalModel.load(task.start), count=task.rows.learnt is not None)
+        self.model.describe_training(self._targets_B[: new.height], self._users[: new.height])
 
     def optimizer(self) -> Optimizer:
         """AdamW over all parameters; with a sparse item table the one that can step on it."""
@@ -156,11 +188,14 @@ def retrieval_task(
     examples: Path,
     config: RetrievalConfig,
     rows: TrainingRows = TRAIN_SPLIT,
+    *,
     start: Path | None = None,
+    known: Vocabulary | None = None,
 ) -> RetrievalTaskConfig:
     """What to train: the catalogue of `dataset` and the chosen rows of its `examples`.
 
     `start`: folder of a saved model to go on from; what it knows keeps its codes, and what is new comes after it.
+    `known`: a vocabulary whose codes are to be kept where training begins from scratch.
 
     Raises:
         TowerlineError: there are fewer than two such rows.
@@ -171,7 +206,9 @@ def retrieval_task(
     items = dataset.items()
     vocabulary = Vocabulary.build(dataset.events(), items, dataset.users(), chosen[VALUE], config.two_tower.inputs)
     if start is not None:
-        vocabulary = load_files(start, TwoTowerConfig)[1].grown(vocabulary)
+        known = load_files(start, TwoTowerConfig)[1]
+    if known is not None:
+        vocabulary = known.grown(vocabulary)
     return RetrievalTaskConfig(config, examples, rows, vocabulary, item_attribute_codes(items, vocabulary), start)
 
 
@@ -183,12 +220,12 @@ def train_retrieval(
     storage: Path,
     tracking: TrackingTarget | None = None,
     progress: Callable[[EpochResult], None] | None = None,
+    build_task: Callable[[RetrievalTaskConfig], RetrievalTask] = RetrievalTask,
 ) -> TrainedRetrieval:
     """Fit a two-tower on Ray Train; resumes where a run of the same name in the same `storage` stopped."""
     trained = train_distributed(
-        RetrievalTask, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
+        build_task, task, task.config.fit, scaling, name=name, storage=storage, tracking=tracking, progress=progress
     )
-    events = task.rows.model_copy(update={"since": None}).select(read_examples(task.examples))
-    covisitation = fit_covisitation(events, task.vocabulary)
+    covisitation = fit_covisitation(task.rows.seen(read_examples(task.examples)), task.vocabulary)
     model = RetrievalModel(task.config.two_tower, task.vocabulary, trained.weights, covisitation)
     return TrainedRetrieval(model, trained.history, trained.best_epoch)

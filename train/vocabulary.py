@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.errors import TowerlineError
 from data.schema import ATTRIBUTES, EVENT_TYPE, ITEM_ID, TITLE
 
 UNKNOWN = 0
@@ -125,6 +126,23 @@ def encode(tokens: pa.Array, codes: Mapping[str, int]) -> npt.NDArray[np.int64]:
 
 def _codes(tokens: Sequence[str]) -> dict[str, int]:
     return {token: code for code, token in enumerate(tokens, start=1)}
+
+
+def require_same_codes(name: str, vocabulary: Vocabulary, others: str, expected: Vocabulary) -> None:
+    """Raise TowerlineError unless the codes of two vocabularies mean the same items. `name`, `others`: whose they are.
+
+    What the one recommends would be other items for the other.
+    """
+    if vocabulary.items == expected.items:
+        return
+    pairs = zip(vocabulary.items, expected.items, strict=False)
+    code = next((code for code, (ours, theirs) in enumerate(pairs, start=1) if ours != theirs), None)
+    first = (
+        f"item code {code} is {vocabulary.items[code - 1]!r} here and {expected.items[code - 1]!r} there"
+        if code
+        else f"it knows {vocabulary.num_items} items instead of {expected.num_items}"
+    )
+    raise TowerlineError(f"the vocabulary of {name} is not that of {others}: {first}; train them again, together")
 
 
 def title_tokens(items: pl.DataFrame) -> pl.Series:

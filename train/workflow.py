@@ -6,7 +6,11 @@
 4. the comparison on the test events, by one protocol;
 5. retrieval on all events, for as many epochs as were best before: what serves.
 
-The sources whose scores the ranker reads are fitted wherever a two-tower is used with it, on that two-tower's events.
+With an `origin`, a registered two-tower, steps 1 and 5 go on from it with what it has not learnt, and step 2, which
+must not know what came after T1, trains from scratch in its vocabulary as the first of the line did.
+
+The sources whose scores the ranker reads are fitted wherever a two-tower is used with it, on all that this one has
+learnt: they go on from nothing.
 
 Every training has a name made from all that decides its outcome. One that was interrupted goes on where it was;
 `Workflow.forget` clears the way for a new one.
@@ -17,7 +21,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +32,24 @@ from cluster.provenance import git_commit, versions
 from cluster.settings import Settings
 from data.dataset import Dataset
 from data.features import with_sequence
+from data.known_events import KnownEvents
 from data.offline.store import read_examples, read_feature_manifest
+from data.schema import SPLIT
+from data.splits import FOLD_IN, TEST, TRAIN, VALIDATION
 from train.candidates import ItemFeatures
 from train.card import ModelCard, curve_of
 from train.cases import Cases, cases, training_events
+from train.distillation import distil_retrieval
 from train.evaluation import Measurements, measure
 from train.gate import PAIR, GateConfig
+from train.incremental import Origin
 from train.loop import EpochResult, FitConfig
 from train.models.candidate_features import ranker_fingerprints
 from train.models.item_item import ItemItem
 from train.models.popularity import Popularity
 from train.models.retrieval import RetrievalModel
 from train.pair import RankedRecommender, TwoTowerRecommender
-from train.pair_figures import with_pair_figures
+from train.pair_figures import LATENCY, latency_p95_ms, prediction_figures, with_pair_figures
 from train.promotion import Decision, promote
 from train.protocols import AnyProtocol, LeaveOneOut
 from train.ranking import (
@@ -88,6 +97,8 @@ class Workflow:
     """Called after each epoch."""
     protocol: AnyProtocol = field(default_factory=LeaveOneOut)
     """What trains and what is asked for."""
+    origin: Origin | None = None
+    """What retrieval trainings go on from; its protocol is the workflow's then."""
     _names: set[str] = field(default_factory=set)
 
     @cached_property
@@ -100,9 +111,14 @@ class Workflow:
         """The events that features may be computed from: all but those that the protocol keeps secret."""
         return self.protocol.visible(self.protocol.assign(with_sequence(self.dataset.events())))
 
-    def retrieval_task(self, config: RetrievalConfig, rows: TrainingRows | None = None) -> RetrievalTaskConfig:
-        """What to train for a two-tower on these rows, the train split if None."""
-        return retrieval_task(self.dataset, self.examples_folder, config, rows or self.train_split)
+    def retrieval_task(
+        self, config: RetrievalConfig, rows: TrainingRows | None = None, start: Path | None = None
+    ) -> RetrievalTaskConfig:
+        """What to train for a two-tower on these rows, the train split if None; `start`: the folder of the origin."""
+        known = self.origin.model.vocabulary if self.origin else None
+        return retrieval_task(
+            self.dataset, self.examples_folder, config, rows or self.train_split, start=start, known=known
+        )
 
     def ranking_task(
         self, config: RankingConfig, past: RetrievalModel, retrieval: RetrievalModel, folder: Path
@@ -116,23 +132,34 @@ class Workflow:
             retrieval=retrieval,
             folder=folder,
             events=self.known_events,
+            learnt=self.train_split.seen(self.examples),
         )
 
     @property
     def train_split(self) -> TrainingRows:
-        """The rows that the protocol lets a model learn from."""
-        return TrainingRows(protocol=self.protocol)
+        """The rows that the protocol lets a model learn from; of an origin, those that are new to it."""
+        return self.origin.rows(TRAIN) if self.origin else TrainingRows(protocol=self.protocol)
 
-    def train_retrieval(self, config: RetrievalConfig) -> TrainedRetrieval:
-        """Step 1: on the train split, the best epoch by the validation events."""
-        return self._fit_retrieval("retrieval", config, self.train_split)
+    @property
+    def all_events(self) -> TrainingRows:
+        """All rows; of an origin, those that are new to it."""
+        return self.origin.rows(TRAIN, FOLD_IN, VALIDATION, TEST) if self.origin else ALL_EVENTS
+
+    def train_retrieval(self, config: RetrievalConfig, teacher: RetrievalModel | None = None) -> TrainedRetrieval:
+        """Step 1: on the train split, the best epoch by the validation events.
+
+        `teacher`: of a student (`config.distillation`), if there is one that has learnt from the same rows.
+        """
+        return self._fit_retrieval("retrieval", config, self.train_split, teacher)
 
     def train_retrieval_again(self, config: RetrievalConfig, epochs: int) -> TrainedRetrieval:
         """Step 1 for as many epochs as were best before, by whatever protocol: the last epoch is kept."""
         return self._fit_retrieval("retrieval-again", _fixed(config, epochs), self.train_split)
 
     def train_past_retrieval(self, config: RetrievalConfig, epochs: int, past_share: float) -> TrainedRetrieval:
-        """Step 2: on the train split before T1."""
+        """Step 2: on the train split before T1, from scratch."""
+        if self.origin:
+            config, epochs = RetrievalConfig.model_validate(self.origin.parent.config), self.origin.parent.epochs
         rows = TrainingRows(protocol=self.protocol, before=moment_t1(self.examples, past_share))
         return self._fit_retrieval("retrieval-before-t1", _fixed(config, epochs), rows)
 
@@ -149,8 +176,8 @@ class Workflow:
         )
 
     def with_sources(self, retrieval: RetrievalModel, config: RankingConfig, rows: TrainingRows) -> RetrievalModel:
-        """The two-tower with the ranker's sources, fitted on the rows that it was itself trained on."""
-        return with_sources(retrieval, config, rows.select(self.examples))
+        """The two-tower with the ranker's sources, fitted on all that training on these rows, and before, told it."""
+        return with_sources(retrieval, config, rows.seen(self.examples))
 
     def compare(
         self, retrieval: RetrievalModel, ranking: TrainedRanking | None = None, num_candidates: int = 100
@@ -164,7 +191,9 @@ class Workflow:
         items = ItemFeatures(self.known_events, vocabulary)
         beside = self.with_sources(retrieval, ranking.config, self.train_split)
         pair = recommenders[PAIR] = RankedRecommender(beside, ranking.model, items, num_candidates)
-        return with_pair_figures(self.measure(recommenders, vocabulary), PAIR, pair, self.cases(vocabulary))
+        asked, answers = self.cases(vocabulary), self.known_events.filter(pl.col(SPLIT) == TEST)
+        figures = {LATENCY: latency_p95_ms(pair, asked), **prediction_figures(pair, ranking.model, asked, answers)}
+        return with_pair_figures(self.measure(recommenders, vocabulary), PAIR, figures)
 
     def baselines(self, vocabulary: Vocabulary) -> dict[str, Recommends]:
         """What the models are measured against, fitted on the train split."""
@@ -183,15 +212,23 @@ class Workflow:
         length = read_feature_manifest(self.examples_folder).history_length
         return cases(self.protocol, self.dataset.events(), self.dataset.users(), vocabulary, history_length=length)
 
-    def refit_retrieval(self, config: RetrievalConfig, epochs: int) -> TrainedRetrieval:
-        """Step 5: on all events."""
-        return self._fit_retrieval("retrieval-all", _fixed(config, epochs), ALL_EVENTS)
+    def refit_retrieval(
+        self, config: RetrievalConfig, epochs: int, teacher: RetrievalModel | None = None
+    ) -> TrainedRetrieval:
+        """Step 5: on all events. `teacher`: as for step 1."""
+        return self._fit_retrieval("retrieval-all", _fixed(config, epochs), self.all_events, teacher)
 
-    def register_challenger(self, trained: TrainedRetrieval, config: RetrievalConfig, measured: Measurements) -> str:
-        """Register the two-tower of step 1 under the alias `challenger`; returns its version."""
+    def register_challenger(
+        self,
+        trained: TrainedRetrieval,
+        config: RetrievalConfig,
+        measured: Measurements,
+        alias: str | None = CHALLENGER,
+    ) -> str:
+        """Register the two-tower of step 1, with no alias if it is to challenge nobody; returns its version."""
         card = self._card(uuid.uuid4().hex, trained, config, self.train_split, measured)
         with start_run(self.tracking("register challenger")) as run:
-            return register_retrieval(run, trained.model, card, self.dataset.items(), CHALLENGER)
+            return register_retrieval(run, trained.model, card, self.dataset.items(), alias)
 
     def register_pair(
         self,
@@ -207,10 +244,10 @@ class Workflow:
         """
         variant = uuid.uuid4().hex
         sources = ranking_config.ensemble.names
-        retrieval_card = self._card(variant, retrieval, retrieval_config, ALL_EVENTS, measured, sources=sources)
+        retrieval_card = self._card(variant, retrieval, retrieval_config, self.all_events, measured, sources=sources)
         after_t1 = TrainingRows(protocol=self.protocol, since=moment_t1(self.examples, ranking_config.past_share))
         ranking_card = self._card(variant, ranking, ranking_config, after_t1, measured, sources=sources)
-        beside = self.with_sources(retrieval.model, ranking_config, ALL_EVENTS)
+        beside = self.with_sources(retrieval.model, ranking_config, self.all_events)
         with start_run(self.tracking("register pair")) as run:
             run.log_metrics({name.replace("/", "."): value for name, value in measured.evaluation.figures.items()})
             register_retrieval(run, beside, retrieval_card, self.dataset.items())
@@ -219,7 +256,9 @@ class Workflow:
 
     def promote(self, pair: RegisteredPair, config: GateConfig | None = None, force: str | None = None) -> Decision:
         """Make a registered pair the champion, if it passes the gate or `force` says why it need not."""
-        return promote(self.settings.tracking_uri, self.dataset.name, pair.variant, config, force)
+        return promote(
+            self.settings.tracking_uri, self.dataset.name, pair.variant, config, force, home=self.settings.home
+        )
 
     def load_challenger(self) -> tuple[RetrievalModel, RetrievalConfig, int]:
         """The two-tower that step 1 registered, its configuration and how many epochs it took.
@@ -256,11 +295,26 @@ class Workflow:
             tags={"git_commit": git_commit(), "data_version": self.dataset.manifest.data_version},
         )
 
-    def _fit_retrieval(self, step: str, config: RetrievalConfig, rows: TrainingRows) -> TrainedRetrieval:
-        name = self.name_of(step, {"config": config.model_dump(mode="json"), "rows": str(rows)})
-        return train_retrieval(
-            self.retrieval_task(config, rows),
-            self.scaling,
+    def _fit_retrieval(
+        self, step: str, config: RetrievalConfig, rows: TrainingRows, teacher: RetrievalModel | None = None
+    ) -> TrainedRetrieval:
+        decisive: dict[str, Any] = {"config": config.model_dump(mode="json"), "rows": str(rows)}
+        if self.origin:
+            decisive["origin"] = digest_of(self.origin.model)
+        fit: Callable[..., TrainedRetrieval] = train_retrieval
+        if config.distillation is not None:
+            teacher = teacher or self._fit_retrieval(f"{step}-teacher", config.of_teacher, rows).model
+            decisive["teacher"] = digest_of(teacher)
+            fit = partial(distil_retrieval, teacher=teacher)
+        name = self.name_of(step, decisive)
+        start = None
+        if self.origin and rows.learnt:
+            start = self.storage / name / "origin"
+            start.mkdir(parents=True, exist_ok=True)
+            self.origin.model.save(start)
+        return fit(
+            self.retrieval_task(config, rows, start),
+            scaling=self.scaling,
             name=name,
             storage=self.storage,
             tracking=self.tracking(step),
@@ -296,6 +350,8 @@ class Workflow:
             dataset=self.dataset.name,
             data_version=self.dataset.manifest.data_version,
             trained_on=trained_on,
+            events=KnownEvents.of(self.dataset.manifest.data_version, self.dataset.events()),
+            parent=self.origin.parent if self.origin and trained_on.learnt else None,
             config=config.model_dump(mode="json"),
             scaling=self.scaling.model_dump(mode="json"),
             history_length=features.history_length,

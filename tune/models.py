@@ -22,6 +22,7 @@ _LENGTH = {
     "fit.mode": "trials are compared by it",
 }
 _LISTS = "the candidate lists are made with it before the first trial"
+_LABELS = "it says what is to be learnt, not how"
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,16 @@ SEARCHABLE: dict[type[ModelConfig], Searchable] = {
     RankingConfig: Searchable(
         RankingTask,
         {**_RATES, "ranker.dropout": Range(low=0.1, high=0.4), "ranker.hidden_dim": Choices(choices=(32, 48, 64))},
-        {**_LENGTH, "past_share": _LISTS, "num_candidates": _LISTS, "sources": _LISTS}
-        | {f"candidates.{name}": _LISTS for name in CandidatesConfig.model_fields},
+        {
+            **_LENGTH,
+            "past_share": _LISTS,
+            "num_candidates": _LISTS,
+            "sources": _LISTS,
+            **{f"candidates.{name}": _LISTS for name in CandidatesConfig.model_fields},
+            "ranker.heads.like_min_value": _LABELS,
+            "ranker.heads.like_event_types": _LABELS,
+            "ranker.heads.learn": _LABELS,
+        },
     ),
 }
 

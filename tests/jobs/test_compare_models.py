@@ -187,7 +187,7 @@ def compared_as_people_see_it(settings: Settings, run: Run) -> None:
 
 def test_the_differences_are_paired(settings: Settings) -> None:
     """Half of the users have the right item second in one and first in the other."""
-    comparison = compare(settings.tracking_uri, "shop", ["aaaa", "bbbb"])
+    comparison = compare(settings, "shop", ["aaaa", "bbbb"])
     tables = tables_of(comparison)
     assert comparison.left_out == []
     (paired,) = [table for table in tables if table.title.startswith("Paired differences to aaaa1111")]
@@ -203,11 +203,11 @@ def test_variants_of_two_protocols_are_not_compared_when_named(settings: Setting
     hashes = [measured(RIGHT, cut_off=cut_off).protocol.hash for cut_off in (1, 0)]
     message = f"variant cccc3333 was measured by protocol {hashes[0]}, aaaa1111 by protocol {hashes[1]}: not comparable"
     with pytest.raises(TowerlineError, match=message):
-        compare(settings.tracking_uri, "shop", ["aaaa", "cccc"])
+        compare(settings, "shop", ["aaaa", "cccc"])
     with pytest.raises(TowerlineError, match="no registered variants of data set 'shop' begin with 'dddd'"):
-        compare(settings.tracking_uri, "shop", ["dddd"])
+        compare(settings, "shop", ["dddd"])
     with pytest.raises(TowerlineError, match=r"no variant of data set 'shoes'; `python -m jobs.train_ranking"):
-        compare(settings.tracking_uri, "shoes", [])
+        compare(settings, "shoes", [])
 
 
 @pytest.mark.cluster
@@ -223,7 +223,7 @@ def test_a_server_keeps_ledger_and_artifacts_too(tmp_path: Path) -> None:
         assert [entry.number for entry in read_ledger(address, "shop").entries] == [1, 2, 3]
         shutil.rmtree(next((tmp_path / "artifacts").rglob("user_values.parquet")).parent)
         with pytest.raises(TowerlineError, match=r"of model 'shop-ranker': its artifact at .* is missing or cannot be"):
-            compare(address, "shop", ["aaaa", "bbbb"])
+            compare(settings, "shop", ["aaaa", "bbbb"])
 
 
 @pytest.mark.parametrize("job", ["compare_models", "list_promotions", "promote_model", "rollback_model"])

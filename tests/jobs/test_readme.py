@@ -32,7 +32,8 @@ PYTHON = [command for command in COMMANDS if command.startswith("python")]
 LATER_EVENTS = [command for command in PYTHON if re.search("stream_events|check_skew|--appended", command)]
 FEATURES = [command for command in PYTHON if "jobs.build_features" in command]
 WHO_SERVES = [command for command in PYTHON if re.search("compare_|promote_|list_prom|rollback_", command)]
-OWN_EVENTS = [command for command in PYTHON if command not in {*LATER_EVENTS, *FEATURES, *WHO_SERVES}]
+EXPORT = [command for command in PYTHON if "jobs.export_models" in command]
+OWN_EVENTS = [command for command in PYTHON if command not in {*LATER_EVENTS, *FEATURES, *WHO_SERVES, *EXPORT}]
 BENCHMARKS = [command for command in COMMANDS if command.startswith("make bench-")]
 CLUSTER = [command for command in COMMANDS if command.startswith(("make cluster", "ray", "TOWERLINE_RAY_ADDRESS"))]
 RUN_BY_CI = {"make lint", "make test", "make install-servers", "make test-cluster"}
@@ -105,6 +106,8 @@ def test_your_own_events_become_an_endpoint_that_a_stream_feeds(shell: Shell, ka
     for job in jobs:
         shell.run(job)
     _promote_and_go_back(shell)
+    (export,) = EXPORT
+    assert "student_int8" in shell.run(export)
     stream, check_skew, add_appended = LATER_EVENTS
     with shell.started(serve, until="stop with Ctrl-C"):
         with shell.started(stream.replace("127.0.0.1:9092", kafka_bootstrap), until="following") as follower:

@@ -9,7 +9,7 @@ from cluster.errors import TowerlineError
 from data.dataset import write_dataset
 from tests.train.conftest import DonePath
 from tests.train.planted import planted_events, planted_items, planted_users
-from train.contestants import Contestants, Registration, add_sources, dataset_vocabulary, require_same_items
+from train.contestants import Contestants, Registration, add_sources, dataset_vocabulary, require_same_catalogue
 from train.protocols import LEAVE_ONE_OUT, EvaluationProtocol, GlobalTime, LeaveOneOut
 from train.vocabulary import Vocabulary
 
@@ -96,13 +96,15 @@ def test_sources_are_fitted_on_the_train_split(path: DonePath) -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        (("a", "c", "b"), "item code 2 is 'c' here and 'b' there"),
-        (("a", "b"), "it knows 2 items instead of 3"),
-        (("a", "b", "c", "d"), "it knows 4 items instead of 3"),
+        (("a", "b"), "there are 1 items that the model does not have, 'c' for one"),
+        (("a", "b", "c", "d", "e"), "there are 2 items that the data set does not have, 'd' for one"),
+        (("a", "b", "d"), "the data set does not have, 'd' for one and 1 items that the model does not have, 'c'"),
     ],
 )
-def test_codes_of_other_items_are_refused(items: tuple[str, ...], message: str) -> None:
+def test_a_catalogue_of_other_items_is_refused(items: tuple[str, ...], message: str) -> None:
     expected = Vocabulary(("a", "b", "c"), (), (), ())
-    require_same_items("the ranker", expected, expected)
-    with pytest.raises(TowerlineError, match=f"vocabulary of the ranker is not that of the data set: {message}"):
-        require_same_items("the ranker", Vocabulary(items, (), (), ()), expected)
+    require_same_catalogue("the challenger", Vocabulary(("c", "a", "b"), (), (), ()), expected)
+    with pytest.raises(
+        TowerlineError, match=f"the vocabulary of the challenger is not that of the data set: .*{message}"
+    ):
+        require_same_catalogue("the challenger", Vocabulary(items, (), (), ()), expected)

@@ -10,11 +10,13 @@ from data.splits import TEST, TRAIN
 from tests.train.conftest import DonePath
 from tests.train.planted import Planted
 from train.candidates import ItemFeatures
+from train.encoding import UserBatch
 from train.models.candidate_features import CANDIDATE_FEATURES, RETRIEVAL_SCORE, USER_FEATURES
 from train.models.lightgbm_ranker import LightGBMConfig, LightGBMRanking, train_lightgbm
 from train.models.ranker import RankerInputs
 from train.pair import RankedRecommender
-from train.ranking import RankingConfig, ranking_task, read_lists, with_sources
+from train.ranking import RankingConfig, ranking_task, with_sources
+from train.ranking_lists import read_lists
 from train.vocabulary import UNKNOWN
 
 CONFIG = LightGBMConfig(trees=60, patience=10, learning_rate=0.1, leaf_candidates=20)
@@ -31,12 +33,19 @@ def made_up_lists(number: int, seed: int) -> tuple[RankerInputs, np.ndarray]:
     positive = np.where(present, features[:, :, RIGHT], -np.inf).argmax(axis=1)
     positive[0] = -1
     inputs = RankerInputs(
-        user_attributes_BA=torch.zeros((number, 1), dtype=torch.int32),
+        users=nobody(number),
         user_features_BF=torch.from_numpy(random.standard_normal((number, len(USER_FEATURES))).astype(np.float32)),
         candidates_BK=torch.from_numpy(np.where(present, random.integers(1, 99, (number, 12)), UNKNOWN)),
         candidate_features_BKF=torch.from_numpy(features),
+        item_directions_ID=torch.zeros((99, 1)),
     )
     return inputs, positive
+
+
+def nobody(number: int) -> UserBatch:
+    """Users of whom nothing is known."""
+    nothing = torch.zeros((number, 1), dtype=torch.int32)
+    return UserBatch(nothing, nothing.to(torch.int8), nothing.to(torch.int16), nothing.float(), nothing)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,7 @@ def test_it_ranks_the_candidates_that_our_ranker_ranks(path: DonePath, planted: 
         folder=tmp_path,
     )
     lists = [read_lists(task.lists / f"{name}.safetensors") for name in ("train", "validation")]
-    learnt, validation = ((inputs, positive.numpy()) for inputs, positive, _ in lists)
+    learnt, validation = ((each.inputs, each.positive_B.numpy()) for each in lists)
     ranking = train_lightgbm(learnt, validation, CONFIG, config.ensemble.score_names)
     beside = with_sources(retrieval, config, examples.filter(pl.col("split") == TRAIN))
     rows = examples.filter(pl.col("split") == TEST)[:60]

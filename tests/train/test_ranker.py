@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,15 +7,14 @@ import pytest
 import torch
 
 from data.offline.store import read_examples
+from tests.train.lists import CANDIDATES, USERS, random_chosen, random_inputs
 from tests.train.planted import Planted
-from train.encoding import MAX_ATTRIBUTES
-from train.models.candidate_features import CANDIDATE_FEATURES, RETRIEVAL_SCORE, USER_FEATURES, Codes, Floats
+from train.models.candidate_features import CANDIDATE_FEATURES, RETRIEVAL_SCORE, Codes, Floats
 from train.models.ranker import Ranker, RankerConfig, RankerInputs, RankingBatch
 from train.models.ranking import RankingModel, ranker_inputs
 from train.models.retrieval import RetrievalModel, item_attribute_codes
 from train.vocabulary import UNKNOWN, Vocabulary
 
-USERS, CANDIDATES = 24, 7
 Found = tuple[pl.DataFrame, tuple[Codes, Floats, Floats]]
 
 
@@ -36,20 +36,7 @@ def ranker(untrained: Ranker) -> Ranker:
 
 @pytest.fixture
 def inputs(vocabulary: Vocabulary) -> RankerInputs:
-    """Random lists, best first; the second one is short and the third one has a single candidate."""
-    generator = torch.Generator().manual_seed(1)
-    candidates_BK = torch.stack(
-        [torch.randperm(vocabulary.num_items, generator=generator)[:CANDIDATES] + 1 for _ in range(USERS)]
-    )
-    features_BKF = torch.randn(USERS, CANDIDATES, len(CANDIDATE_FEATURES), generator=generator)
-    features_BKF[:, :, RETRIEVAL_SCORE] = features_BKF[:, :, RETRIEVAL_SCORE].sort(dim=1, descending=True).values
-    candidates_BK[1, 4:], candidates_BK[2, 1:] = UNKNOWN, UNKNOWN
-    return RankerInputs(
-        user_attributes_BA=torch.randint(0, 8, (USERS, MAX_ATTRIBUTES), generator=generator, dtype=torch.int32),
-        user_features_BF=torch.randn(USERS, len(USER_FEATURES), generator=generator),
-        candidates_BK=candidates_BK,
-        candidate_features_BKF=features_BKF.masked_fill((candidates_BK == UNKNOWN).unsqueeze(2), 0.0),
-    )
+    return random_inputs(vocabulary)
 
 
 def test_an_untrained_ranker_keeps_the_order_of_retrieval(untrained: Ranker, inputs: RankerInputs) -> None:
@@ -75,16 +62,14 @@ def test_where_there_is_no_candidate_there_is_no_chance(ranker: Ranker, inputs: 
 
 def test_padding_takes_no_part_in_the_loss(ranker: Ranker, inputs: RankerInputs) -> None:
     short = inputs[torch.tensor([1])]
-    cut = RankerInputs(
-        short.user_attributes_BA,
-        short.user_features_BF,
-        short.candidates_BK[:, :4],
-        short.candidate_features_BKF[:, :4],
+    cut = replace(
+        short, candidates_BK=short.candidates_BK[:, :4], candidate_features_BKF=short.candidate_features_BKF[:, :4]
     )
     place = torch.tensor([2])
-    loss = ranker(RankingBatch(short, place, 1.0))
+    chosen = random_chosen(1)
+    loss = ranker(RankingBatch(short, place, 1.0, chosen))
     loss.backward()
-    torch.testing.assert_close(loss, ranker(RankingBatch(cut, place, 1.0)))
+    torch.testing.assert_close(loss, ranker(RankingBatch(cut, place, 1.0, chosen)))
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in ranker.parameters())
 
 
@@ -97,11 +82,10 @@ def test_the_loss_by_hand(ranker: Ranker, inputs: RankerInputs) -> None:
 
 def test_candidates_are_scored_independently_of_their_neighbours(ranker: Ranker, inputs: RankerInputs) -> None:
     order = torch.randperm(CANDIDATES)
-    turned = RankerInputs(
-        inputs.user_attributes_BA,
-        inputs.user_features_BF,
-        inputs.candidates_BK[:, order],
-        inputs.candidate_features_BKF[:, order],
+    turned = replace(
+        inputs,
+        candidates_BK=inputs.candidates_BK[:, order],
+        candidate_features_BKF=inputs.candidate_features_BKF[:, order],
     )
     torch.testing.assert_close(ranker.score(turned), ranker.score(inputs)[:, order])
 
@@ -115,17 +99,14 @@ def test_features_outside_of_what_training_saw_count_as_its_edge(ranker: Ranker,
     def scores_at(value: float) -> torch.Tensor:
         features_BKF = inputs.candidate_features_BKF.clone()
         features_BKF[:, :, column] = value
-        users = inputs.user_features_BF
-        return ranker.score(RankerInputs(inputs.user_attributes_BA, users, inputs.candidates_BK, features_BKF))
+        return ranker.score(replace(inputs, candidate_features_BKF=features_BKF))
 
     torch.testing.assert_close(scores_at(1e9), scores_at(values.max().item()))
     torch.testing.assert_close(scores_at(-1e9), scores_at(values.min().item()))
     assert (scores_at(values.max().item()) - scores_at(values.min().item()))[present_BK].abs().max() > 1e-2
 
     def scores_of(users: torch.Tensor) -> torch.Tensor:
-        return ranker.score(
-            RankerInputs(inputs.user_attributes_BA, users, inputs.candidates_BK, inputs.candidate_features_BKF)
-        )
+        return ranker.score(replace(inputs, user_features_BF=users))
 
     highest_F = inputs.user_features_BF.amax(dim=0).expand(USERS, -1)
     torch.testing.assert_close(scores_of(highest_F + 1e6), scores_of(highest_F))
@@ -141,7 +122,7 @@ def test_the_range_of_features_is_that_of_real_candidates(ranker: Ranker, inputs
 def test_a_constant_feature_gives_finite_scores(ranker: Ranker, inputs: RankerInputs) -> None:
     features_BKF = inputs.candidate_features_BKF.clone()
     features_BKF[:, :, 3] = 4.2
-    constant = RankerInputs(inputs.user_attributes_BA, inputs.user_features_BF, inputs.candidates_BK, features_BKF)
+    constant = replace(inputs, candidate_features_BKF=features_BKF)
     ranker.describe_training(constant, torch.zeros(USERS, dtype=torch.int64))
     assert ranker.score(constant)[inputs.candidates_BK != UNKNOWN].isfinite().all()
 

@@ -6,7 +6,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from train.vocabulary import UNKNOWN, Vocabulary, encode, title_tokens
+from cluster.errors import TowerlineError
+from train.vocabulary import UNKNOWN, Vocabulary, encode, require_same_codes, title_tokens
 
 ODD_IDS = ("a b", "a/b", "it's", '"quoted"', "千と千尋", "🦄", "..", "%2F", "nul\x00inside", "line\nbreak", "0", "None")
 ENTITIES = {"attributes": pl.List(pl.String)}
@@ -133,3 +134,18 @@ def test_no_attributes_at_all_are_fine() -> None:
     vocabulary = build([("x", 1.0)], [], [("u", [])])
     assert (vocabulary.items, vocabulary.item_attributes, vocabulary.user_attributes) == (("x",), (), ())
     assert encode(pa.array(["kind=x"]), vocabulary.item_attribute_codes).tolist() == [UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (("a", "c", "b"), "item code 2 is 'c' here and 'b' there"),
+        (("a", "b"), "it knows 2 items instead of 3"),
+        (("a", "b", "c", "d"), "it knows 4 items instead of 3"),
+    ],
+)
+def test_codes_of_other_items_are_refused(items: tuple[str, ...], message: str) -> None:
+    expected = Vocabulary(("a", "b", "c"), (), (), ())
+    require_same_codes("the ranker", expected, "its two-tower", expected)
+    with pytest.raises(TowerlineError, match=f"vocabulary of the ranker is not that of its two-tower: {message}"):
+        require_same_codes("the ranker", Vocabulary(items, (), (), ()), "its two-tower", expected)

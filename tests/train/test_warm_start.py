@@ -6,6 +6,8 @@ import torch
 
 from cluster.errors import TowerlineError
 from data.dataset import write_dataset
+from data.features import with_sequence
+from data.known_events import KnownEvents
 from data.offline.store import read_examples
 from data.quality.validation import polars_schema
 from data.schema import QUARANTINE
@@ -25,7 +27,7 @@ from train.models.retrieval import RetrievalModel
 from train.models.two_tower import TwoTowerConfig
 from train.retrieval import RetrievalConfig, RetrievalTask, retrieval_task, train_retrieval
 from train.scaling import Scaling
-from train.training_rows import TrainingRows
+from train.training_rows import Learnt, TrainingRows
 from train.vocabulary import Vocabulary
 
 CONFIG = RetrievalConfig(
@@ -64,6 +66,14 @@ def first(planted: Planted, half: int, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
+@pytest.fixture(scope="module")
+def new(planted: Planted, half: int) -> TrainingRows:
+    """The second half of the events: what came before, in time and in the source, counts as learnt."""
+    events = with_sequence(planted.dataset.events())
+    rows = TrainingRows(before=half)
+    return TrainingRows(learnt=Learnt(known=KnownEvents.of("all", events), rows=rows))
+
+
 def test_what_was_known_keeps_its_code_and_what_is_new_comes_after() -> None:
     before = Vocabulary(("b", "a"), ("kind=x",), (), (1.0,), ("seen",))
     now = Vocabulary(("a", "c", "b", "d"), ("kind=w", "kind=x"), ("age=9",), (2.0, 3.0), ("bought", "seen"))
@@ -72,8 +82,8 @@ def test_what_was_known_keeps_its_code_and_what_is_new_comes_after() -> None:
     assert grown.grown(now) == grown
 
 
-def test_it_begins_where_the_other_model_ended(planted: Planted, half: int, first: Path) -> None:
-    task = retrieval_task(planted.dataset, planted.folder, CONFIG, TrainingRows(since=half), start=first)
+def test_it_begins_where_the_other_model_ended(planted: Planted, new: TrainingRows, first: Path) -> None:
+    task = retrieval_task(planted.dataset, planted.folder, CONFIG, new, start=first)
     before, network = RetrievalModel.load(first), RetrievalTask(task).model
     known = before.vocabulary.num_items
     assert task.vocabulary.items[:known] == before.vocabulary.items
@@ -87,11 +97,11 @@ def test_it_begins_where_the_other_model_ended(planted: Planted, half: int, firs
     assert network.item_attribute.weight[attributes:].count_nonzero(dim=1).all()
 
 
-def test_events_are_counted_once(planted: Planted, half: int, first: Path) -> None:
+def test_events_are_counted_once(planted: Planted, new: TrainingRows, first: Path) -> None:
     """What an item was chosen before counts, if those events are not learnt from again."""
     before = RetrievalModel.load(first)
     known = before.vocabulary.num_items
-    for rows, seen_before in ((TrainingRows(since=half), 1), (TrainingRows(), 0)):
+    for rows, seen_before in ((new, 1), (TrainingRows(), 0)):
         task = RetrievalTask(retrieval_task(planted.dataset, planted.folder, CONFIG, rows, start=first))
         counts_I = task.model.item_frequency_I.clone()
         counts_I[: known + 1] -= seen_before * before.network.item_frequency_I
@@ -99,11 +109,11 @@ def test_events_are_counted_once(planted: Planted, half: int, first: Path) -> No
         assert counts_I.min() == 0
 
 
-def test_it_knows_before_it_learns_and_learns_from_there(planted: Planted, half: int, first: Path) -> None:
+def test_it_knows_before_it_learns_and_learns_from_there(planted: Planted, new: TrainingRows, first: Path) -> None:
     short = FitConfig(epochs=1)
     known, loss = [], []
     for start in (first, None):
-        task = RetrievalTask(retrieval_task(planted.dataset, planted.folder, CONFIG, TrainingRows(since=half), start))
+        task = RetrievalTask(retrieval_task(planted.dataset, planted.folder, CONFIG, new, start=start))
         task.model.eval()
         known.append(task.validate()["ndcg@10"])
         loss.append(fit(task, SingleProcess(), short).history[-1].loss)
@@ -111,8 +121,8 @@ def test_it_knows_before_it_learns_and_learns_from_there(planted: Planted, half:
     assert loss[0] < 0.9 * loss[1]
 
 
-def test_pairs_of_all_events_are_kept(planted: Planted, half: int, first: Path, tmp_path: Path) -> None:
-    task = retrieval_task(planted.dataset, planted.folder, CONFIG, TrainingRows(since=half), start=first)
+def test_pairs_of_all_events_are_kept(planted: Planted, new: TrainingRows, first: Path, tmp_path: Path) -> None:
+    task = retrieval_task(planted.dataset, planted.folder, CONFIG, new, start=first)
     trained = train_retrieval(task, HERE, name="second", storage=tmp_path)
     scratch = train_retrieval(
         retrieval_task(planted.dataset, planted.folder, CONFIG), HERE, name="all", storage=tmp_path

@@ -76,6 +76,24 @@ def test_what_the_candidate_lists_are_made_with_cannot_be_searched(name: str) ->
         space_of(SearchConfig(space={name: {"choices": [value]}}), RankingConfig())
 
 
+def test_the_rankers_attention_losses_and_weights_can_be_searched_but_not_its_labels() -> None:
+    typed = space_of(
+        space(
+            ranker__history_heads={"choices": [0, 2, 4]},
+            ranker__history_length={"low": 8, "high": 32, "step": 8},
+            ranker__loss={"choices": ["listwise_softmax", "pointwise_logistic"]},
+            ranker__heads__like_weight={"low": 0.03, "high": 0.5, "log": True},
+            ranker__heads__value_weight={"low": 0.03, "high": 1},
+        ),
+        RankingConfig(),
+    )
+    assert typed["ranker.heads.value_weight"] == Range(low=0.03, high=1.0)
+    with pytest.raises(TowerlineError, match="expected a multiple of history_heads, 3"):
+        space_of(space(ranker__history_heads={"choices": [0, 3]}), RankingConfig())
+    with pytest.raises(TowerlineError, match="like_min_value cannot be searched: it says what is to be learnt"):
+        space_of(space(ranker__heads__like_min_value={"choices": [3.0]}), RankingConfig())
+
+
 def test_values_that_do_not_go_together_are_refused() -> None:
     search = space(two_tower__embedding_dim={"low": 8, "high": 16}, learning_rate={"low": 1e-3, "high": 1e-2})
     with pytest.raises(TowerlineError, match=r"two_tower.embedding_dim = 9 .*expected a multiple of attention_heads"):

@@ -9,10 +9,12 @@ import polars as pl
 from data.features import ITEM_FEATURE_COLUMNS
 from data.fingerprints import fingerprint
 from data.schema import ITEM_SHARE, USER_EVENT_COUNT, USER_MEAN_VALUE, USER_SECONDS_SINCE_LAST
+from train.encoding import MAX_ATTRIBUTES, encode_users
 from train.models.blending import places_of
 from train.models.covisitation import COVISITATION_PARAMETERS, covisitation_of, fit_covisitation
 from train.models.retrieval import RetrievalModel
 from train.models.sources import SOURCES, scoring_fingerprint
+from train.models.two_tower import AGE_BINS, age_bin
 from train.vocabulary import UNKNOWN
 
 Floats = npt.NDArray[np.float32]
@@ -48,11 +50,13 @@ def ranker_fingerprints(sources: Iterable[str] = tuple(SOURCES)) -> dict[str, st
     `sources`: whose scores it reads, all that there are by default.
     """
     names = {"user": USER_FEATURES, "candidate": CANDIDATE_FEATURES, "source": SOURCE_FEATURES}
+    encoding = {"age_bins": AGE_BINS, "max_attributes": MAX_ATTRIBUTES, "unknown": UNKNOWN}
     units = {"recent": RECENT, "share_unit": SHARE_UNIT, "covisitation_unit": COVISITATION_UNIT}
     return {
         "candidate_features": fingerprint(
             user_features, candidate_features, source_features, places_of, **names, **units
         ),
+        "history_encoding": fingerprint(encode_users, age_bin, **encoding),
         "covisitation": fingerprint(fit_covisitation, covisitation_of, **COVISITATION_PARAMETERS),
         **{f"source {name}": scoring_fingerprint(name) for name in sources},
     }

@@ -139,7 +139,7 @@ class Ensemble:
     def save(self, folder: Path) -> None:
         """Write all sources, each into a folder of its name, and the configuration into an existing folder."""
         for name, source in self._fitted.items():
-            (folder / name).mkdir()
+            (folder / name).mkdir(exist_ok=True)
             source.save_beside(folder / name)
         (folder / ENSEMBLE_FILE).write_text(self.config.model_dump_json(indent=2), encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """A ranker that can be used and kept: weights, config and vocabulary as one."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cluster.errors import TowerlineError
-from data.schema import USER_ATTRIBUTES
-from train.encoding import encode_attributes, encode_users
+from train.encoding import encode_users
 from train.models.candidate_features import (
     CANDIDATE_FEATURES,
     SOURCE_FEATURES,
@@ -23,6 +23,18 @@ from train.models.files import load_files, save_files
 from train.models.ranker import Ranker, RankerConfig, RankerInputs
 from train.models.retrieval import RetrievalModel
 from train.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a ranker says of B users' K candidates, in probabilities and values."""
+
+    choice_BK: Floats
+    """Probability to be the one that is chosen, if one of them is; 0 where there is no candidate."""
+    like_BK: Floats | None
+    """Probability of a like, if this one is chosen; None where that was not learnt."""
+    value_BK: Floats | None
+    """Expected value of the event, if this one is chosen; None where that was not learnt."""
 
 
 class RankingModel:
@@ -46,18 +58,33 @@ class RankingModel:
         *,
         sources_BKS: Floats | None = None,
     ) -> Floats:
-        """Logits (B, K) of the candidates that `retrieval` found for B feature rows; -inf where there is none.
+        """Ranking scores (B, K) of the candidates that `retrieval` found for B feature rows; -inf where there is none.
 
-        `sources_BKS`: what its sources think of them; asked for if None.
+        See `train.models.ranker.Ranker.score`. `sources_BKS`: what its sources think of them; asked for if None.
 
         Raises:
             TowerlineError: `retrieval` is not beside the sources that the ranker was trained with.
         """
         self.require_sources(retrieval)
-        inputs = ranker_inputs(rows, candidates_BK, scores_BK, item_features_BKF, retrieval, sources_BKS=sources_BKS)
+        lists_BK = candidates_BK, scores_BK, item_features_BKF
+        return self.scores_of(ranker_inputs(rows, *lists_BK, retrieval, sources_BKS=sources_BKS))
+
+    def scores_of(self, inputs: RankerInputs) -> Floats:
+        """Ranking scores (B, K) of what is ready for the network: the ranker itself."""
         with torch.inference_mode():
-            logits: Floats = self.network.score(inputs).numpy()
-        return logits
+            ranked: Floats = self.network.score(inputs).numpy()
+        return ranked
+
+    def predict(self, inputs: RankerInputs, *, calibrated: bool = True) -> Predictions:
+        """Probabilities and values of candidate lists; `calibrated=False`: as they came out of training."""
+        with torch.inference_mode():
+            found = self.network.outputs(inputs)
+            choice_BK, like_BK = self.network.calibrated(found) if calibrated else (found.choice_BK, found.like_BK)
+            return Predictions(
+                choice_BK.softmax(dim=1).nan_to_num().numpy(),
+                None if like_BK is None else like_BK.sigmoid().numpy(),
+                None if found.value_BK is None else found.value_BK.numpy(),
+            )
 
     def require_sources(self, retrieval: RetrievalModel) -> None:
         """Raise TowerlineError unless as many sources score the candidates of `retrieval` as the ranker reads."""
@@ -95,12 +122,14 @@ def ranker_inputs(
     if sources_BKS is None:
         sources_BKS = retrieval.source_scores(rows, candidates_BK)
     vocabulary = retrieval.vocabulary
-    history_BL = encode_users(rows, vocabulary, retrieval.config.history_length).history_BL.numpy().astype(np.int64)
+    users = encode_users(rows, vocabulary, retrieval.config.history_length)
+    history_BL = users.history_BL.numpy().astype(np.int64)
     dense_BKF = candidate_features(candidates_BK, scores_BK, item_features_BKF, history_BL, retrieval)
     opinions_BKF = source_features(candidates_BK, sources_BKS)
     return RankerInputs(
-        user_attributes_BA=encode_attributes(rows[USER_ATTRIBUTES], vocabulary.user_attribute_codes),
+        users=users,
         user_features_BF=torch.from_numpy(user_features(rows)),
         candidates_BK=torch.from_numpy(candidates_BK),
         candidate_features_BKF=torch.from_numpy(np.concatenate([dense_BKF, opinions_BKF], axis=2)),
+        item_directions_ID=torch.from_numpy(retrieval.item_directions_ID),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data.schema import ATTRIBUTES, ITEM_ID
-from train.encoding import encode_attributes, encode_users
+from train.encoding import UserBatch, encode_attributes, encode_users
 from train.index import Codes, ExactIndex, Floats
 from train.models.ensemble import Ensemble, Found, Run
 from train.models.files import load_files, save_files
@@ -81,7 +81,10 @@ class RetrievalModel:
 
     def encode_users(self, rows: pl.DataFrame) -> npt.NDArray[np.float32]:
         """User vectors (B, D + 1) of B feature rows (see `train.encoding.encode_users`)."""
-        users = encode_users(rows, self.vocabulary, self.config.history_length)
+        return self.vectors_of(encode_users(rows, self.vocabulary, self.config.history_length))
+
+    def vectors_of(self, users: UserBatch) -> npt.NDArray[np.float32]:
+        """User vectors (B, D + 1) of B encoded users: the user tower itself."""
         with torch.inference_mode():
             vectors: npt.NDArray[np.float32] = self.network.encode_users(
                 users, torch.from_numpy(self.item_vectors_ID)
@@ -108,7 +111,7 @@ class RetrievalModel:
         """Write the model into an existing folder."""
         save_files(folder, self.config, self.vocabulary, self.network.state_dict())
         scipy.sparse.save_npz(folder / COVISITATION_FILE, self.covisitation)
-        (folder / SOURCES_FOLDER).mkdir()
+        (folder / SOURCES_FOLDER).mkdir(exist_ok=True)
         self.ensemble.save(folder / SOURCES_FOLDER)
 
     @classmethod

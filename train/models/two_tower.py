@@ -144,17 +144,20 @@ class TwoTower(nn.Module):
         negatives then estimates that over all other items without bias.
         """
         if self.config.sparse_item_table:
-            return self._sparse_losses(batch).sum() * batch.scale
-        items_ID = self.encode_items()
-        users_BD = self._encode(batch.users, items_ID)
+            logits_BC, chosen_B = self._sparse_choice_logits(batch)
+        else:
+            items_ID = self.encode_items()
+            logits_BC, chosen_B = self.choice_logits(self._encode(batch.users, items_ID), items_ID, batch)
+        return functional.cross_entropy(logits_BC, chosen_B, reduction="none").sum() * batch.scale
+
+    def choice_logits(self, users_BD: Tensor, items_ID: Tensor, batch: RetrievalBatch) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of the items that the loss chooses among, and the place (B,) of the chosen one among them."""
         if batch.negatives_N is None:
             logits_BI = users_BD @ items_ID.T
             logits_BI[:, UNKNOWN] = -torch.inf
-            losses_B = functional.cross_entropy(logits_BI, batch.target_B, reduction="none")
-        else:
-            targets_BD, negatives_ND = items_ID[batch.target_B], items_ID[batch.negatives_N]
-            losses_B = self._sampled_loss(users_BD, targets_BD, negatives_ND, batch)
-        return losses_B.sum() * batch.scale
+            return logits_BI, batch.target_B
+        targets_BD, negatives_ND = items_ID[batch.target_B], items_ID[batch.negatives_N]
+        return self._sampled_logits(users_BD, targets_BD, negatives_ND, batch), torch.zeros_like(batch.target_B)
 
     def encode_items(self, codes_I: Tensor | None = None) -> Tensor:
         """Vectors (I, D + 1) of these item codes, or of all; the last column is the item's bias."""
@@ -199,7 +202,7 @@ class TwoTower(nn.Module):
     def _attend(self, events_BLD: Tensor, present_BL: Tensor, users: UserBatch, attributes_BD: Tensor) -> Tensor:
         batch, length, dim = events_BLD.shape
         heads = self.config.attention_heads
-        context_BLD = self.position.weight + self.age(_age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
+        context_BLD = self.position.weight + self.age(age_bin(users.history_ages_BL.clamp(max=self.longest_age)))
         context_BLD = context_BLD + self.value(users.history_values_BL.int())
         context_BLD = context_BLD + self.event_type(users.history_types_BL.int())
         # Whole events are dropped, not single features: that costs 1/D of the random numbers.
@@ -220,8 +223,8 @@ class TwoTower(nn.Module):
         )
         return attended.reshape(batch, dim) + last_BD
 
-    def _sparse_losses(self, batch: RetrievalBatch) -> Tensor:
-        """The sampled losses (B,), by way of the U items alone that are in a history, a target or a negative.
+    def _sparse_choice_logits(self, batch: RetrievalBatch) -> tuple[Tensor, Tensor]:
+        """What `choice_logits` gives, by way of the U items alone that are in a history, a target or a negative.
 
         `UNKNOWN` is the first of the U codes, so that it means the same among them.
         """
@@ -235,9 +238,10 @@ class TwoTower(nn.Module):
         )
         items_UD = self.encode_items(codes_U)
         users_BD = self._encode(replace(batch.users, history_BL=history.view_as(history_BL)), items_UD)
-        return self._sampled_loss(users_BD, items_UD[targets_B], items_UD[negatives_N], batch)
+        logits_BC = self._sampled_logits(users_BD, items_UD[targets_B], items_UD[negatives_N], batch)
+        return logits_BC, torch.zeros_like(batch.target_B)
 
-    def _sampled_loss(
+    def _sampled_logits(
         self, users_BD: Tensor, targets_BD: Tensor, negatives_ND: Tensor, batch: RetrievalBatch
     ) -> Tensor:
         target_B, negatives_N = batch.target_B, batch.negatives_N
@@ -249,8 +253,7 @@ class TwoTower(nn.Module):
             expected_I = sampling_probabilities(self.item_frequency_I, power) * len(negatives_N)
             negative_BN = negative_BN - expected_I[negatives_N].log()
         negative_BN = negative_BN.masked_fill(negatives_N == target_B.unsqueeze(1), -torch.inf)
-        logits = torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
-        return functional.cross_entropy(logits, torch.zeros_like(target_B), reduction="none")
+        return torch.cat([positive_B.unsqueeze(1), negative_BN], dim=1)
 
 
 def sampling_probabilities(frequency_I: Tensor, power: float) -> Tensor:
@@ -259,7 +262,7 @@ def sampling_probabilities(frequency_I: Tensor, power: float) -> Tensor:
     return weights_I / weights_I.sum()
 
 
-def _age_bin(seconds: Tensor) -> Tensor:
+def age_bin(seconds: Tensor) -> Tensor:
     """Logarithmic bins from a second to about ten years."""
     return torch.log2(1 + seconds.clamp(min=0)).div(1.8).long().clamp(max=AGE_BINS - 1)
 
