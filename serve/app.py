@@ -5,9 +5,10 @@ from typing import Any
 
 import ray.serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
 from cluster.settings import Settings
+from serve.autoscaling import Autoscaler
 from serve.config import AppConfig, Replicas
 from serve.deployments import REPLICAS
 from serve.gateway import Gateway
@@ -35,24 +36,32 @@ def application(settings: Settings, config: AppConfig) -> Application:
     remote = {}
     for name in config.graph.remote():
         replica = REPLICAS[name]
-        scaling = config.explain_replicas if name == "explain" else config.stage_replicas
-        options = _options(replica.__name__, scaling, scaling.max_ongoing_requests, config)
+        replicas = config.explain_replicas if name == "explain" else config.stage_replicas
+        options = _options(replica.__name__, replicas, replicas.max_ongoing_requests, config)
         remote[name] = ray.serve.deployment(**options)(replica).bind(settings, config)
     most = max(config.gateway_replicas.max_ongoing_requests, config.graph.most_requests() + BESIDES)
     gateway = ray.serve.deployment(**_options("Gateway", config.gateway_replicas, most, config))(Gateway)
     return gateway.bind(settings, config, remote)
 
 
+def scaling(replicas: Replicas) -> AutoscalingConfig:
+    """Our policies within Ray's bounds and delays."""
+    return AutoscalingConfig(
+        min_replicas=replicas.min,
+        max_replicas=replicas.max,
+        target_ongoing_requests=replicas.target_ongoing_requests,
+        upscale_delay_s=replicas.upscale_delay_s,
+        downscale_delay_s=replicas.downscale_delay_s,
+        policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+            policy_function=Autoscaler, policy_kwargs=replicas.policy().model_dump(mode="json", exclude_none=True)
+        ),
+    )
+
+
 def _options(name: str, replicas: Replicas, max_ongoing_requests: int, config: AppConfig) -> dict[str, Any]:
     return {
         "name": name,
-        "autoscaling_config": AutoscalingConfig(
-            min_replicas=replicas.min,
-            max_replicas=replicas.max,
-            target_ongoing_requests=replicas.target_ongoing_requests,
-            upscale_delay_s=replicas.upscale_delay_s,
-            downscale_delay_s=replicas.downscale_delay_s,
-        ),
+        "autoscaling_config": scaling(replicas),
         "max_ongoing_requests": max_ongoing_requests,
         # The last resort: the gateway refuses before that, and its graph asks no more of a stage.
         "max_queued_requests": max_ongoing_requests,

@@ -5,12 +5,22 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from serve.load_meter import LoadMeter
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 SMOOTHING = 0.2
 """Weight of the newest batch in the time that one usually takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[Item, Result]):
+    item: Item
+    future: "asyncio.Future[Result]"
+    since: float
 
 
 class QueueFullError(Exception):
@@ -48,7 +58,9 @@ class MicroBatcher(Generic[Item, Result]):
         self._together = together
         self._max_size = max_size
         self._free = in_flight
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self.load = LoadMeter(max_size)
+        """How busy it is."""
         self._running: set[asyncio.Task[None]] = set()
 
     def require_room(self, count: int = 1) -> None:
@@ -65,7 +77,8 @@ class MicroBatcher(Generic[Item, Result]):
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((item, future))
+        self._waiting.append(_Entry(item, future, time.monotonic()))
+        self.load.arrived()
         loop.call_soon(self._start)
         return await future
 
@@ -79,29 +92,30 @@ class MicroBatcher(Generic[Item, Result]):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def _take(self) -> list[_Entry[Item, Result]]:
         """The next requests whose clients still wait for them."""
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        others: list[tuple[Item, asyncio.Future[Result]]] = []
+        batch: list[_Entry[Item, Result]] = []
+        others: list[_Entry[Item, Result]] = []
         while self._waiting and len(batch) < self._max_size:
             entry = self._waiting.popleft()
-            if not entry[1].done():
-                fits = not batch or self._together(batch[0][0], entry[0])
+            if not entry.future.done():
+                fits = not batch or self._together(batch[0].item, entry.item)
                 (batch if fits else others).append(entry)
         self._waiting.extendleft(reversed(others))
         return batch
 
-    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _answer(self, batch: list[_Entry[Item, Result]]) -> None:
         start = time.monotonic()
+        self.load.started([start - entry.since for entry in batch])
         try:
-            results = await self._run([item for item, _ in batch])
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            results = await self._run([entry.item for entry in batch])
+            for entry, result in zip(batch, results, strict=True):
+                if not entry.future.done():
+                    entry.future.set_result(result)
         except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for entry in batch:
+                if not entry.future.done():
+                    entry.future.set_exception(error)
             if not isinstance(error, Exception):
                 raise
         finally:

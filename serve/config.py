@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cluster.errors import TowerlineError
+from serve.autoscaling import AutoscalingPolicyConfig, ForecastConfig, LoadConfig, ScheduleConfig
 from serve.eligibility import RulesConfig
 from serve.graph import GraphConfig
 from serve.limits import REQUEST_TIMEOUT_S
@@ -14,7 +15,7 @@ from serve.stages.explain import ExplainConfig
 
 
 class Replicas(BaseModel):
-    """How a deployment scales, by the requests under way per replica."""
+    """How a deployment scales: by load, and, where they are given, by a schedule and a forecast."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,6 +30,16 @@ class Replicas(BaseModel):
 
     upscale_delay_s: NonNegativeFloat = 10.0
     downscale_delay_s: NonNegativeFloat = 120.0
+    target_queue_ms: PositiveFloat | None = None
+    """Where requests wait longer for their micro-batch, replicas are added. Of the gateway alone."""
+
+    target_batch_fill: float | None = Field(default=None, gt=0, le=1)
+    """Where micro-batches are fuller, replicas are added. Of the gateway alone."""
+
+    schedule: ScheduleConfig | None = None
+    forecast: ForecastConfig | None = None
+    """Of the gateway alone, which says how many requests come."""
+
     num_cpus: NonNegativeFloat = 0.5
     """Logical CPUs that Ray sets aside for a replica."""
 
@@ -37,6 +48,15 @@ class Replicas(BaseModel):
         if self.min > self.max:
             raise ValueError(f"min is {self.min}, which is over max {self.max}; raise max")
         return self
+
+    def policy(self) -> AutoscalingPolicyConfig:
+        """What asks for replicas, the bounds and delays aside."""
+        load = LoadConfig(
+            target_ongoing_requests=self.target_ongoing_requests,
+            target_queue_ms=self.target_queue_ms,
+            target_batch_fill=self.target_batch_fill,
+        )
+        return AutoscalingPolicyConfig(load=load, schedule=self.schedule, forecast=self.forecast)
 
 
 class AppConfig(BaseModel):

@@ -50,6 +50,10 @@ class Gateway:
         """Called by Serve: a replica whose model does not answer is replaced."""
         await self._live.health()
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve: what the autoscaling policies are told of this replica."""
+        return self._live.load()
+
     def _following(self) -> AbstractAsyncContextManager[None]:
         champions = Champions(self._settings, self._config.dataset)
         return self._live.following(champions.look, self._prepare, self._config.champion_poll_s)

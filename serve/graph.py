@@ -165,6 +165,10 @@ class Graph:
         """The state of each remote stage's circuit breaker."""
         return {name: breaker.state for name, breaker in self._breakers.items()}
 
+    def load(self) -> dict[str, float]:
+        """How busy the queue was since the last call, as `LoadMeter.read`."""
+        return self._batcher.load.read()
+
     def require_room(self, count: int = 1) -> None:
         """Raise QueueFullError if so many more requests may not wait."""
         self._batcher.require_room(count)

@@ -198,6 +198,10 @@ class Service:
             decision_log=DecisionLogHealth(written=state.written, dropped=state.dropped, queued=state.queued),
         )
 
+    def load(self) -> dict[str, float]:
+        """How busy it was since the last call, as `LoadMeter.read`."""
+        return self._graph.load()
+
     def close(self) -> None:
         """Give the threads and the store's connections back. The decision log is left to who opened it."""
         self._graph.close()

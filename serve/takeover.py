@@ -91,6 +91,10 @@ class Live:
         if self._closing is not None and not self._under_way:
             self._closing.set_result(None)
 
+    def load(self) -> dict[str, float]:
+        """How busy the service that answers now was since the last call."""
+        return self._current.service.load()
+
     async def health(self) -> Health:
         """The serving variant's answer to a probe, and who is champion. Raises `ProblemError` if it has none."""
         with self.serving() as service:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cluster.errors import TowerlineError
+from cluster.settings import Settings
 from tests.train.conftest import RETRIEVAL, DonePath
 from tests.train.planted import Planted, batches
 from train.distillation import DistillationTask, distil_retrieval, soft_loss, student_of
@@ -120,11 +121,14 @@ def test_a_teacher_of_other_items_is_refused(
         distil_retrieval(task, teacher, ALONE, name="other", storage=tmp_path)
 
 
-def test_a_workflow_trains_the_teacher_first_where_none_is_given(path: DonePath, config: RetrievalConfig) -> None:
+def test_a_workflow_trains_the_teacher_first_where_none_is_given(
+    path: DonePath, config: RetrievalConfig, tmp_path: Path
+) -> None:
+    workflow = dataclasses.replace(path.workflow, settings=Settings(home=tmp_path), progress=None)
     short = config.model_copy(update={"fit": FitConfig(epochs=1)})
-    trained = path.workflow.train_retrieval(short)
-    taught = path.workflow.train_retrieval(short.of_teacher)
-    again = path.workflow.train_retrieval(short, teacher=taught.model)
+    trained = workflow.train_retrieval(short)
+    taught = workflow.train_retrieval(short.of_teacher)
+    again = workflow.train_retrieval(short, teacher=taught.model)
     np.testing.assert_array_equal(trained.model.item_vectors_ID, again.model.item_vectors_ID)
-    other = path.workflow.train_retrieval(short, teacher=path.retrieval.model)
+    other = workflow.train_retrieval(short, teacher=path.retrieval.model)
     assert not np.array_equal(trained.model.item_vectors_ID, other.model.item_vectors_ID)

@@ -11,7 +11,7 @@ from cluster.errors import TowerlineError
 from data.offline.store import read_examples
 from tests.train.planted import Planted
 from train.encoding import UserBatch, encode_users
-from train.models.onnx_network import OnnxNetwork
+from train.models.onnx_network import OnnxNetwork, tensors_of, with_tensors
 from train.models.ranker import RankerInputs
 from train.models.retrieval import RetrievalModel
 from train.onnx_export import _free_axes
@@ -43,6 +43,12 @@ class Read:
     ages_BL: torch.Tensor
     codes_BL: torch.Tensor
     unused_B: torch.Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    read: Read
+    rest_B: torch.Tensor
 
 
 def test_the_fields_of_a_dataclass_are_fed_by_name(file: Path) -> None:
@@ -85,12 +91,23 @@ def test_a_file_that_is_no_network_is_refused_with_its_name(tmp_path: Path, cont
         OnnxNetwork(path)
 
 
-@pytest.mark.parametrize("kind", [UserBatch, RankerInputs])
-def test_every_field_names_its_axes(kind: type) -> None:
-    """By which the exporter knows the free ones."""
-    for field in dataclasses.fields(kind):
-        axes = field.name.rpartition("_")[2]
-        free = _free_axes(field.name, torch.zeros([2] * len(axes)))
+def test_every_field_names_its_axes() -> None:
+    """By which the exporter knows the free ones. What the ranker reads holds what the user tower reads."""
+    names = {field.name for kind in (UserBatch, RankerInputs) for field in dataclasses.fields(kind)} - {"users"}
+    for name in names:
+        axes = name.rpartition("_")[2]
+        free = _free_axes(name, torch.zeros([2] * len(axes)))
         assert list(free) == [axis for axis, letter in enumerate(axes) if letter in "BK"]
-        with pytest.raises(ValueError, match=f"{field.name} has 9 axes; its name must end in a letter for each"):
-            _free_axes(field.name, torch.zeros([1] * 9))
+        with pytest.raises(ValueError, match=f"{name} has 9 axes; its name must end in a letter for each"):
+            _free_axes(name, torch.zeros([1] * 9))
+
+
+def test_tensors_of_nested_dataclasses_are_found_and_replaced() -> None:
+    inner = Read(torch.zeros(1, 3), torch.zeros(1, 3))
+    outer = Outer(inner, torch.ones(2))
+    assert list(tensors_of(outer)) == ["ages_BL", "codes_BL", "rest_B"]
+    changed = with_tensors(outer, {"codes_BL": torch.full((1, 3), 7.0)})
+    assert changed.read.codes_BL.tolist() == [[7.0] * 3]
+    assert changed.read.ages_BL is inner.ages_BL
+    assert changed.read.unused_B is None
+    assert inner.codes_BL.tolist() == [[0.0] * 3]
