@@ -37,7 +37,7 @@ from train.models.item_item import ItemItem, ItemItemConfig
 from train.models.popularity import Popularity, PopularityConfig
 from train.pair import RankedRecommender, TwoTowerRecommender
 from train.protocols import AnyProtocol
-from train.ranking import RankingConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
+from train.ranking import RankingConfig, TrainedRanking, moment_t1, ranking_task, train_ranking, with_sources
 from train.recommender import Recommends
 from train.retrieval import RetrievalConfig, TrainedRetrieval, retrieval_task, train_retrieval
 from train.scaling import Scaling
@@ -169,7 +169,8 @@ class OurSystem:
         ranking = self._trained(name, lambda: train_ranking(task, ALONE, name=name, storage=self._store))
         shutil.rmtree(lists)
         items = ItemFeatures(known.events(), retrieval.model.vocabulary)
-        return RankedRecommender(retrieval.model, ranking.model, items, config.num_candidates)
+        beside = with_sources(retrieval.model, config, self.training)
+        return RankedRecommender(beside, ranking.model, items, config.num_candidates)
 
     def _trained(self, name: str, train: Callable[[], Trained]) -> Trained:
         """A training, or what came of it when another run did it."""

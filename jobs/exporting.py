@@ -24,7 +24,7 @@ from train.models.files import WEIGHTS_FILE
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.pair import RankedRecommender
-from train.ranking import RankingConfig
+from train.ranking import RankingConfig, with_sources
 from train.registry import INDEX_FILE, LoadedModels, RegisteredPair, champion_pair, find_pair, load_pair
 from train.scaling import Scaling
 from train.students import make_student
@@ -140,7 +140,12 @@ def _judge(
     source: Source, variants: Mapping[str, LoadedModels], twins: Mapping[str, RetrievalModel], *, int8: bool
 ) -> tuple[dict[str, Quality], Measurements]:
     """The quality of every runtime, by models that went the same way and have not seen the answers."""
-    held_out = {name: dataclasses.replace(models, retrieval=twins[name]) for name, models in variants.items()}
+    known = source.train_split.seen(with_sequence(source.dataset.events()))
+    config = RankingConfig.model_validate(source.models.cards["ranker"].config)
+    held_out = {
+        name: dataclasses.replace(models, retrieval=with_sources(twins[name], config, known))
+        for name, models in variants.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         runtimes = _write(Path(folder), source, held_out, int8=int8)
         models = {name: (each.retrieval, each.ranking) for name, each in runtimes.items()}

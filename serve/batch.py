@@ -103,6 +103,13 @@ class Batch:
     retrieval_BK: Floats = field(default_factory=_no_scores)
     """The candidates' retrieval scores."""
 
+    sources_BKS: Floats | None = None
+    """What each of S sources thinks of the candidates, in units of its own; None where none was asked, and once they
+    are ranked."""
+
+    named_by: tuple[Mapping[str, int], ...] = ()
+    """Per request, how many of the candidates each source named."""
+
     scores_BK: Floats = field(default_factory=_no_scores)
     """The candidates' ranking scores."""
 
@@ -153,6 +160,8 @@ class Batch:
             seen=_pick(self.seen, rows),
             codes_BK=_pick_rows(self.codes_BK, rows),
             retrieval_BK=_pick_rows(self.retrieval_BK, rows),
+            sources_BKS=None if self.sources_BKS is None else _pick_rows(self.sources_BKS, rows),
+            named_by=_pick(self.named_by, rows),
             scores_BK=_pick_rows(self.scores_BK, rows),
             item_features=self.item_features[flat] if self.item_features.height else self.item_features,
             profiles=_pick(self.profiles, rows),

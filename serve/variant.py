@@ -9,6 +9,7 @@ import polars as pl
 from data.features import ITEM_FEATURE_COLUMNS
 from data.schema import ATTRIBUTES, ITEM_ID, TITLE
 from serve.batch import Codes, Floats
+from train.models.ensemble import Found, Run
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.registry import LoadedModels
@@ -80,6 +81,7 @@ class Variant:
         self.history_length = history_length
         self._retrieval = retrieval
         self._ranking = ranking
+        ranking.require_sources(retrieval)
 
     @classmethod
     def of(cls, models: LoadedModels) -> "Variant":
@@ -94,24 +96,38 @@ class Variant:
             items=models.items,
         )
 
-    def encode_users(self, users: pl.DataFrame) -> Floats:
-        """User vectors (B, D) of B rows of user features."""
-        return self._retrieval.encode_users(users)
+    @property
+    def finders(self) -> Sequence[str]:
+        """The sources that name candidates."""
+        return self._retrieval.ensemble.config.finders
 
-    def search(self, vectors_BD: Floats, count: int) -> tuple[Codes, Floats]:
-        """The nearest items: codes and scores (B, K), best first."""
-        return self._retrieval.index.search(vectors_BD, count)
+    @property
+    def num_scorers(self) -> int:
+        """How many sources score a candidate list, the two-tower included."""
+        return 1 + len(self._retrieval.ensemble.config.names)
+
+    def find(self, users: pl.DataFrame, exclude: Sequence[Codes], count: int, run: Run) -> Found:
+        """The best items for B rows of user features, none of those excluded for its row; `run` calls the sources."""
+        return self._retrieval.find(users, exclude, count, run)
 
     def rank(
-        self, users: pl.DataFrame, codes_BK: Codes, scores_BK: Floats, items: pl.DataFrame, rows_BK: Codes
+        self,
+        users: pl.DataFrame,
+        codes_BK: Codes,
+        scores_BK: Floats,
+        sources_BKS: Floats | None,
+        *,
+        items: pl.DataFrame,
+        rows_BK: Codes,
     ) -> Floats:
-        """Ranking scores (B, K) of candidates in retrieval order with their retrieval scores.
+        """Ranking scores (B, K) of candidates in retrieval order with their retrieval scores and those by source.
 
-        `items` has the features of items, `rows_BK` the row of each candidate among them.
+        The sources are asked here if `sources_BKS` is None. `items` has the features of items, `rows_BK` the row of
+        each candidate among them.
         """
         features_NF = np.column_stack([items.get_column(name).to_numpy() for name in ITEM_FEATURE_COLUMNS])
         features_BKF = features_NF.astype(np.float32)[rows_BK]
-        return self._ranking.score(users, codes_BK, scores_BK, features_BKF, self._retrieval)
+        return self._ranking.score(users, codes_BK, scores_BK, features_BKF, self._retrieval, sources_BKS=sources_BKS)
 
     def directions(self, codes_BK: Codes) -> Floats:
         """Item vectors (B, K, D) of unit length, the popularity bias left out."""

@@ -7,12 +7,11 @@ import polars as pl
 import torch
 
 from train.encoding import UserBatch
-from train.index import Codes, Floats
+from train.index import Codes
 from train.models.onnx_network import axes_of, tensors_of, with_tensors
 from train.models.ranker import RankerInputs
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
-from train.models.runtimes import RankingRunBy, RetrievalRunBy
 from train.pair import RankedRecommender
 
 Pairing = Callable[[RetrievalModel, RankingModel], RankedRecommender]
@@ -46,20 +45,9 @@ class Asked:
 def asked(
     pairing: Pairing, retrieval: RetrievalModel, ranking: RankingModel, rows: pl.DataFrame, exclude: list[Codes]
 ) -> Asked:
-    """Let the pair answer feature rows and keep what its networks are given. `exclude`: as for `Recommends`."""
-    users: list[UserBatch] = []
-    inputs: list[RankerInputs] = []
-
-    def encode(batch: UserBatch) -> Floats:
-        users.append(batch)
-        return retrieval.vectors_of(batch)
-
-    def rank(batch: RankerInputs) -> Floats:
-        inputs.append(batch)
-        return ranking.scores_of(batch)
-
-    pairing(RetrievalRunBy(retrieval, encode), RankingRunBy(ranking, rank)).lists(rows, exclude)
-    return Asked(users[0], inputs[0])
+    """What the networks of the pair are given for feature rows. `exclude`: as for `Recommends`."""
+    inputs = pairing(retrieval, ranking).lists(rows, exclude)
+    return Asked(inputs.users, inputs)
 
 
 def first_candidates(inputs: RankerInputs, count: int) -> RankerInputs:

@@ -48,6 +48,9 @@ class Candidates:
     codes_BK: Codes
     """Item codes, best first; `UNKNOWN` where the catalogue ran out."""
     scores_BK: Floats
+    """Of the first stage."""
+    sources_BKS: Floats
+    """Of every source, as `train.models.ensemble.Found`."""
     item_features_BKF: Floats
 
 
@@ -56,5 +59,5 @@ def find_candidates(
 ) -> Candidates:
     """The `count` best unseen items for each of B example rows, as of the moment of each row."""
     exclude = histories.before(rows[USER_ID].to_list(), rows[SEQUENCE].to_list())
-    codes_BK, scores_BK = retrieval.index.search(retrieval.encode_users(rows), count, exclude)
-    return Candidates(rows, codes_BK, scores_BK, items.at(rows, codes_BK))
+    found = retrieval.find(rows, exclude, count)
+    return Candidates(rows, found.codes_BK, found.scores_BK, found.sources_BKS, items.at(rows, found.codes_BK))

@@ -24,11 +24,20 @@ class ExactIndex:
         `exclude` holds, for each query, item codes not to return. K is `count` or the catalogue's size, whichever is
         smaller; where a query runs out of items the code is `UNKNOWN` and the score -inf.
         """
-        scores_BI = queries_BD @ self.vectors_ID.T
-        scores_BI[:, UNKNOWN] = -np.inf
-        for scores_I, codes in zip(scores_BI, exclude or (), strict=False):
-            scores_I[codes] = -np.inf
-        return top_items(scores_BI, count)
+        return top_items(without(self.scores(queries_BD), exclude or ()), count)
+
+    def scores(self, queries_BD: Floats) -> Floats:
+        """The inner products (B, I) of each query with every item vector."""
+        scores_BI: Floats = queries_BD @ self.vectors_ID.T
+        return scores_BI
+
+
+def without(scores_BI: Floats, exclude: Sequence[Codes]) -> Floats:
+    """In place: -inf for `UNKNOWN` and, in each of the first rows, for the item codes that `exclude` holds for it."""
+    scores_BI[:, UNKNOWN] = -np.inf
+    for scores_I, codes in zip(scores_BI, exclude, strict=False):
+        scores_I[codes] = -np.inf
+    return scores_BI
 
 
 def top_items(scores_BI: Floats, count: int) -> tuple[Codes, Floats]:

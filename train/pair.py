@@ -5,6 +5,7 @@ import polars as pl
 
 from train.candidates import ItemFeatures
 from train.index import Codes, Floats
+from train.models.ensemble import Found
 from train.models.lightgbm_ranker import LightGBMRanking
 from train.models.ranker import RankerInputs
 from train.models.ranking import RankingModel, ranker_inputs
@@ -57,25 +58,28 @@ class RankedRecommender:
 
     def recommend(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> Codes:
         """The candidates in the ranker's order, then the rest."""
-        codes_BK, scores_BK = self._search(rows, exclude, max(count, self._num_candidates))
-        head_BK, found = codes_BK[:, : self._num_candidates], scores_BK[:, : self._num_candidates]
-        ranked_BK = self._scores(rows, head_BK, found)
+        found = self._retrieval.find(rows, exclude, max(count, self._num_candidates))
+        head_BK, ranked_BK = self._ranked(rows, found)
         order_BK = np.argsort(-ranked_BK, axis=1, kind="stable")
         reranked_BK = np.take_along_axis(head_BK, order_BK, axis=1)
-        return np.concatenate([reranked_BK, codes_BK[:, self._num_candidates :]], axis=1)[:, :count]
+        return np.concatenate([reranked_BK, found.codes_BK[:, self._num_candidates :]], axis=1)[:, :count]
 
     def score(self, rows: pl.DataFrame, exclude: list[Codes]) -> tuple[Codes, Floats]:
         """The candidates (B, K) in retrieval order, and the ranker's scores of them (B, K)."""
-        codes_BK, found_BK = self._search(rows, exclude, self._num_candidates)
-        return codes_BK, self._scores(rows, codes_BK, found_BK)
+        return self._ranked(rows, self._retrieval.find(rows, exclude, self._num_candidates))
 
     def lists(self, rows: pl.DataFrame, exclude: list[Codes]) -> RankerInputs:
         """What the ranker reads of the candidates, which are in retrieval order."""
-        codes_BK, scores_BK = self._search(rows, exclude, self._num_candidates)
-        return ranker_inputs(rows, codes_BK, scores_BK, self._items.at(rows, codes_BK), self._retrieval)
+        found = self._retrieval.find(rows, exclude, self._num_candidates)
+        lists_BK = found.codes_BK, found.scores_BK, self._items.at(rows, found.codes_BK)
+        return ranker_inputs(rows, *lists_BK, self._retrieval, sources_BKS=found.sources_BKS)
 
-    def _scores(self, rows: pl.DataFrame, codes_BK: Codes, found_BK: Floats) -> Floats:
-        return self._ranking.score(rows, codes_BK, found_BK, self._items.at(rows, codes_BK), self._retrieval)
-
-    def _search(self, rows: pl.DataFrame, exclude: list[Codes], count: int) -> tuple[Codes, Floats]:
-        return self._retrieval.index.search(self._retrieval.encode_users(rows), count, exclude)
+    def _ranked(self, rows: pl.DataFrame, found: Found) -> tuple[Codes, Floats]:
+        """The first of the found items, which are the candidates, and the ranker's scores of them."""
+        head = slice(None), slice(self._num_candidates)
+        codes_BK, scores_BK, sources_BKS = found.codes_BK[head], found.scores_BK[head], found.sources_BKS[head]
+        features_BKF = self._items.at(rows, codes_BK)
+        ranked_BK = self._ranking.score(
+            rows, codes_BK, scores_BK, features_BKF, self._retrieval, sources_BKS=sources_BKS
+        )
+        return codes_BK, ranked_BK

@@ -24,6 +24,7 @@ from train.candidates import ItemFeatures, find_candidates
 from train.histories import Histories
 from train.loop import EpochResult, FitConfig
 from train.metrics.accuracy import ndcg_at
+from train.models.ensemble import CandidatesConfig, Ensemble, EnsembleConfig, SourceConfigs
 from train.models.probability_calibration import fit_platt, fit_slope
 from train.models.ranker import Ranker, RankerConfig, RankingBatch
 from train.models.ranking import RankingModel
@@ -52,6 +53,10 @@ class RankingConfig(BaseModel):
     """Share of the training events that lie before T1."""
     num_candidates: Annotated[int, Field(ge=2)] = 100
     """Items that retrieval hands to the ranker."""
+    sources: SourceConfigs = ()
+    """Sources beside the two-tower whose scores the ranker reads; an empty list for none."""
+    candidates: CandidatesConfig = CandidatesConfig()
+    """Who finds the candidates."""
     batch_size: PositiveInt = 128
     """Candidate lists of a global batch, over all workers."""
     learning_rate: PositiveFloat = 2e-3
@@ -60,6 +65,11 @@ class RankingConfig(BaseModel):
     """Of AdamW, decoupled."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the initial weights and the order of the examples."""
+
+    @property
+    def ensemble(self) -> EnsembleConfig:
+        """The sources, and what they are for."""
+        return EnsembleConfig(sources=self.sources, candidates=self.candidates)
 
 
 def moment_t1(examples: pl.DataFrame, past_share: float) -> int:
@@ -88,7 +98,8 @@ class RankingTask:
         self._validation = read_lists(task.lists / VALIDATION_FILE)
         self.order = ExampleOrder(self._lists.row_ids_B, task.config.batch_size, task.config.seed)
         torch.manual_seed(task.config.seed)
-        self.model = Ranker(task.config.ranker, task.vocabulary, task.item_attributes_IA)
+        width = self._lists.inputs.candidate_features_BKF.shape[2]
+        self.model = Ranker(task.config.ranker, task.vocabulary, task.item_attributes_IA, width)
         self.model.describe_training(self._lists.inputs, self._lists.positive_B, self._lists.chosen)
 
     def optimizer(self) -> Optimizer:
@@ -123,6 +134,18 @@ class TrainedRanking:
     model: RankingModel
     history: list[EpochResult]
     best_epoch: int
+    config: RankingConfig
+    """What it was trained by."""
+
+
+def with_sources(retrieval: RetrievalModel, config: RankingConfig, events: pl.DataFrame) -> RetrievalModel:
+    """The two-tower with the ranker's sources, fitted on `events`, in any order: those that it was trained on.
+
+    Raises:
+        TowerlineError: a source cannot learn from them, as EASE where the catalogue is too large for it.
+    """
+    in_order = events.sort(SEQUENCE)
+    return retrieval.with_ensemble(Ensemble.fit(config.ensemble, in_order, retrieval.vocabulary))
 
 
 def ranking_task(
@@ -134,27 +157,32 @@ def ranking_task(
     retrieval: RetrievalModel,
     folder: Path,
     events: pl.DataFrame | None = None,
+    learnt: pl.DataFrame | None = None,
 ) -> RankingTaskConfig:
     """Write the candidate lists to learn from and to validate on into `folder` and say what to train.
 
     `past_retrieval` was fitted on the training events before T1 and offers the candidates of those after;
-    `retrieval` was fitted on all training events and offers those of the validation events. `events`: those that item
-    features are computed from, the data set's if None.
+    `retrieval` was fitted on all training events and offers those of the validation events. Sources are fitted here,
+    anew for each, so that none has seen what it is asked about. `events`: those that item features are computed from,
+    the data set's if None. `learnt`: the examples that `retrieval` was fitted on, the train split's if None.
 
     Raises:
-        TowerlineError: no candidate list holds the item that was chosen, or a type of event is not known that
-            decides what a like is.
+        TowerlineError: no candidate list holds the item that was chosen, a source cannot be fitted, or a type of
+            event is not known that decides what a like is.
     """
     vocabulary = retrieval.vocabulary
     histories = Histories(examples, vocabulary)
     items = ItemFeatures(dataset.events() if events is None else events, vocabulary)
-    after_t1 = (pl.col(SPLIT) == TRAIN) & (pl.col(SEQUENCE) >= moment_t1(examples, config.past_share))
+    training = examples.filter(pl.col(SPLIT) == TRAIN)
+    t1 = moment_t1(examples, config.past_share)
+    after_t1 = (pl.col(SPLIT) == TRAIN) & (pl.col(SEQUENCE) >= t1)
     typed = _with_event_types(examples, dataset.events())
     folder.mkdir(parents=True, exist_ok=True)
-    for name, model, chosen in (
-        (TRAIN_FILE, past_retrieval, after_t1),
-        (VALIDATION_FILE, retrieval, pl.col(SPLIT) == VALIDATION),
+    for name, two_tower, fitted_on, chosen in (
+        (TRAIN_FILE, past_retrieval, training.filter(pl.col(SEQUENCE) < t1), after_t1),
+        (VALIDATION_FILE, retrieval, training if learnt is None else learnt, pl.col(SPLIT) == VALIDATION),
     ):
+        model = with_sources(two_tower, config, fitted_on)
         asked = typed.filter(chosen)
         _require_event_types(name, asked, config.ranker)
         chunks = asked.iter_slices(ROWS_AT_ONCE)
@@ -196,7 +224,7 @@ def train_ranking(
     )
     model = RankingModel(task.config.ranker, task.vocabulary, trained.weights)
     calibrate(model, read_lists(task.lists / VALIDATION_FILE))
-    return TrainedRanking(model, trained.history, trained.best_epoch)
+    return TrainedRanking(model, trained.history, trained.best_epoch, task.config)
 
 
 @torch.no_grad()

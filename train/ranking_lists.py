@@ -79,7 +79,8 @@ def _columns(found: Candidates, model: RetrievalModel, *, keep_all: bool) -> dic
     """One entry per list of everything but the directions."""
     targets_B = model.vocabulary.encode_items(found.rows[ITEM_ID])
     positive_B = torch.from_numpy(first_places(hits_of(found.codes_BK, list(targets_B[:, np.newaxis]))))
-    inputs = ranker_inputs(found.rows, found.codes_BK, found.scores_BK, found.item_features_BKF, model)
+    lists_BK = found.codes_BK, found.scores_BK, found.item_features_BKF
+    inputs = ranker_inputs(found.rows, *lists_BK, model, sources_BKS=found.sources_BKS)
     kept = torch.arange(len(positive_B)) if keep_all else torch.nonzero(positive_B >= 0).squeeze(1)
     columns = {name: getattr(inputs.users, name) for name in USERS}
     columns |= {name: getattr(inputs, name) for name in INPUTS}

@@ -36,6 +36,9 @@ def refit(workflow: Workflow) -> Contestants:
         ranking = workflow.train_ranking(ranking_config, past.model, retrieval)
         items = ItemFeatures(workflow.known_events, retrieval.vocabulary)
         found.recommenders["two_tower_ranker"] = RankedRecommender(
-            retrieval, ranking.model, items, ranking_config.num_candidates
+            workflow.with_sources(retrieval, ranking_config, workflow.train_split),
+            ranking.model,
+            items,
+            ranking_config.num_candidates,
         )
     return found

@@ -1,9 +1,9 @@
 """Model versions in MLflow: what is kept of a model, and which pair answers requests.
 
 A registered model holds one folder per version: weights (safetensors), config, vocabulary, `card.json`, which says
-where the model comes from, and `contents.json`, the digest of each file. A two-tower's folder also holds the catalogue
-and the vectors of its item index. The two-tower and the ranker that were made for each other carry the same `variant`
-tag; the ledger (`train.ledger`) says which variant serves.
+where the model comes from, and `contents.json`, the digest of each file. A two-tower's folder also holds the catalogue,
+the vectors of its item index and the sources that the ranker reads beside it. The two-tower and the ranker that were
+made for each other carry the same `variant` tag; the ledger (`train.ledger`) says which variant serves.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ import polars as pl
 from cluster.errors import TowerlineError
 from train.card import CARD_FILE, KINDS, Kind, ModelCard, read_card
 from train.ledger import CHAMPION, read_ledger, versions_of
+from train.models.ensemble import EnsembleConfig
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.tracking import TrackedRun, connect
@@ -168,6 +169,7 @@ def load_pair(tracking_uri: str, pair: RegisteredPair) -> LoadedModels:
         except UNREADABLE as error:
             what = f"variant {pair.variant} of data set {pair.dataset!r}"
             raise _of_other_code(what, cards["two-tower"], error) from error
+        _require_sources(pair, cards["ranker"], retrieval.ensemble.config)
     name = f"the ranker of variant {pair.variant} of data set {pair.dataset!r}"
     require_same_codes(name, ranking.vocabulary, "its two-tower", retrieval.vocabulary)
     return LoadedModels(pair.variant, retrieval, ranking, items, cards, pair.versions)
@@ -304,6 +306,23 @@ def _artifact(version: "ModelVersion", dataset: str, tracking_uri: str) -> Itera
             if present[name] != digest:
                 raise _unusable(version, dataset, f"holds another {name} than was registered (cut short or altered)")
         yield folder
+
+
+def _require_sources(pair: RegisteredPair, ranker: ModelCard, kept: EnsembleConfig) -> None:
+    """Raise TowerlineError unless the two-tower's artifact holds the sources that the ranker was trained with."""
+    fields = EnsembleConfig.model_fields
+    trained_with = EnsembleConfig.model_validate(
+        {name: ranker.config[name] for name in fields if name in ranker.config}
+    )
+    if kept == trained_with:
+        return
+    missing = [source.kind for source in trained_with.sources if source not in kept.sources]
+    problem = (
+        f"lacks the sources {', '.join(missing)} that the ranker reads (it has {', '.join(kept.names) or 'none'})"
+        if missing
+        else f"finds candidates by {kept.model_dump_json()} and the ranker expects {trained_with.model_dump_json()}"
+    )
+    raise _unusable(pair.models["two-tower"], pair.dataset, problem)
 
 
 def _of_other_code(what: str, card: ModelCard, error: Exception) -> TowerlineError:

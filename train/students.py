@@ -40,7 +40,8 @@ def make_student(workflow: Workflow, teacher: LoadedModels, held_out_teacher: Re
 
 def _as_trained(models: LoadedModels) -> TrainedRanking:
     card = models.cards["ranker"]
-    return TrainedRanking(models.ranking, [_epoch_of(card, epoch) for epoch in range(len(card.curve))], card.best_epoch)
+    history = [_epoch_of(card, epoch) for epoch in range(len(card.curve))]
+    return TrainedRanking(models.ranking, history, card.best_epoch, RankingConfig.model_validate(card.config))
 
 
 def _epoch_of(card: ModelCard, epoch: int) -> EpochResult:

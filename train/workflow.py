@@ -9,6 +9,9 @@
 With an `origin`, a registered two-tower, steps 1 and 5 go on from it with what it has not learnt, and step 2, which
 must not know what came after T1, trains from scratch in its vocabulary as the first of the line did.
 
+The sources whose scores the ranker reads are fitted wherever a two-tower is used with it, on all that this one has
+learnt: they go on from nothing.
+
 Every training has a name made from all that decides its outcome. One that was interrupted goes on where it was;
 `Workflow.forget` clears the way for a new one.
 """
@@ -49,7 +52,15 @@ from train.pair import RankedRecommender, TwoTowerRecommender
 from train.pair_figures import LATENCY, latency_p95_ms, prediction_figures, with_pair_figures
 from train.promotion import Decision, promote
 from train.protocols import AnyProtocol, LeaveOneOut
-from train.ranking import RankingConfig, RankingTaskConfig, TrainedRanking, moment_t1, ranking_task, train_ranking
+from train.ranking import (
+    RankingConfig,
+    RankingTaskConfig,
+    TrainedRanking,
+    moment_t1,
+    ranking_task,
+    train_ranking,
+    with_sources,
+)
 from train.recommender import Recommender, Recommends
 from train.registry import (
     CHALLENGER,
@@ -121,6 +132,7 @@ class Workflow:
             retrieval=retrieval,
             folder=folder,
             events=self.known_events,
+            learnt=self.train_split.seen(self.examples),
         )
 
     @property
@@ -163,6 +175,10 @@ class Workflow:
             progress=self.progress,
         )
 
+    def with_sources(self, retrieval: RetrievalModel, config: RankingConfig, rows: TrainingRows) -> RetrievalModel:
+        """The two-tower with the ranker's sources, fitted on all that training on these rows, and before, told it."""
+        return with_sources(retrieval, config, rows.seen(self.examples))
+
     def compare(
         self, retrieval: RetrievalModel, ranking: TrainedRanking | None = None, num_candidates: int = 100
     ) -> Measurements:
@@ -173,7 +189,8 @@ class Workflow:
         if ranking is None:
             return self.measure(recommenders, vocabulary)
         items = ItemFeatures(self.known_events, vocabulary)
-        pair = recommenders[PAIR] = RankedRecommender(retrieval, ranking.model, items, num_candidates)
+        beside = self.with_sources(retrieval, ranking.config, self.train_split)
+        pair = recommenders[PAIR] = RankedRecommender(beside, ranking.model, items, num_candidates)
         asked, answers = self.cases(vocabulary), self.known_events.filter(pl.col(SPLIT) == TEST)
         figures = {LATENCY: latency_p95_ms(pair, asked), **prediction_figures(pair, ranking.model, asked, answers)}
         return with_pair_figures(self.measure(recommenders, vocabulary), PAIR, figures)
@@ -221,14 +238,19 @@ class Workflow:
         ranking_config: RankingConfig,
         measured: Measurements,
     ) -> RegisteredPair:
-        """Register the models of steps 3 and 5 as a variant, which answers nobody before it is promoted."""
+        """Register the models of steps 3 and 5 as a variant, which answers nobody before it is promoted.
+
+        The ranker's sources go with the two-tower, fitted on all events like it.
+        """
         variant = uuid.uuid4().hex
-        retrieval_card = self._card(variant, retrieval, retrieval_config, self.all_events, measured)
+        sources = ranking_config.ensemble.names
+        retrieval_card = self._card(variant, retrieval, retrieval_config, self.all_events, measured, sources=sources)
         after_t1 = TrainingRows(protocol=self.protocol, since=moment_t1(self.examples, ranking_config.past_share))
-        ranking_card = self._card(variant, ranking, ranking_config, after_t1, measured)
+        ranking_card = self._card(variant, ranking, ranking_config, after_t1, measured, sources=sources)
+        beside = self.with_sources(retrieval.model, ranking_config, self.all_events)
         with start_run(self.tracking("register pair")) as run:
             run.log_metrics({name.replace("/", "."): value for name, value in measured.evaluation.figures.items()})
-            register_retrieval(run, retrieval.model, retrieval_card, self.dataset.items())
+            register_retrieval(run, beside, retrieval_card, self.dataset.items())
             register_ranking(run, ranking.model, ranking_card, measured.values)
         return find_pair(self.settings.tracking_uri, self.dataset.name, variant)
 
@@ -318,6 +340,8 @@ class Workflow:
         config: RetrievalConfig | RankingConfig,
         trained_on: TrainingRows,
         measured: Measurements,
+        *,
+        sources: tuple[str, ...] = (),
     ) -> ModelCard:
         features = read_feature_manifest(self.examples_folder)
         return ModelCard(
@@ -331,7 +355,7 @@ class Workflow:
             config=config.model_dump(mode="json"),
             scaling=self.scaling.model_dump(mode="json"),
             history_length=features.history_length,
-            feature_fingerprints=features.fingerprints | ranker_fingerprints(),
+            feature_fingerprints=features.fingerprints | ranker_fingerprints(sources),
             evaluation=measured.evaluation,
             curve=curve_of(trained.history),
             best_epoch=trained.best_epoch,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.loop import TrainingTask
+from train.models.ensemble import CandidatesConfig
 from train.ranking import RankingConfig, RankingTask, RankingTaskConfig
 from train.retrieval import RetrievalConfig, RetrievalTask, RetrievalTaskConfig
 from tune.config import SearchConfig
@@ -54,6 +55,8 @@ SEARCHABLE: dict[type[ModelConfig], Searchable] = {
             **_LENGTH,
             "past_share": _LISTS,
             "num_candidates": _LISTS,
+            "sources": _LISTS,
+            **{f"candidates.{name}": _LISTS for name in CandidatesConfig.model_fields},
             "ranker.heads.like_min_value": _LABELS,
             "ranker.heads.like_event_types": _LABELS,
             "ranker.heads.learn": _LABELS,

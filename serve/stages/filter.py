@@ -27,12 +27,16 @@ class Filter:
         shape = (len(batch), min(self._candidates, batch.codes_BK.shape[1]))
         codes_BK = np.full(shape, UNKNOWN, np.int64)
         scores_BK = np.full(shape, -np.inf, np.float32)
+        asked_BKS = batch.sources_BKS
+        sources_BKS = None if asked_BKS is None else np.full((*shape, asked_BKS.shape[2]), -np.inf, np.float32)
         for row, excluded in enumerate(self._eligibility.excluded(batch)):
             eligible = np.flatnonzero(~np.isin(batch.codes_BK[row], [*excluded, UNKNOWN]))
             kept = self._first(batch.codes_BK[row], eligible, shape[1])
             codes_BK[row, : len(kept)] = batch.codes_BK[row, kept]
             scores_BK[row, : len(kept)] = batch.retrieval_BK[row, kept]
-        return dataclasses.replace(batch, codes_BK=codes_BK, retrieval_BK=scores_BK)
+            if asked_BKS is not None and sources_BKS is not None:
+                sources_BKS[row, : len(kept)] = asked_BKS[row, kept]
+        return dataclasses.replace(batch, codes_BK=codes_BK, retrieval_BK=scores_BK, sources_BKS=sources_BKS)
 
     def _first(self, codes_K: Codes, eligible: Codes, count: int) -> Codes:
         """The first `count` eligible places; those that can be in one answer come before others."""

@@ -26,7 +26,8 @@ class Ranking:
     def run(self, batch: Batch) -> Batch:
         """Score the candidates and sort them, best first; ties go to the smaller item id, empty slots last."""
         features, rows_BK = self._item_features(batch)
-        scores_BK = self._variant.rank(batch.users, batch.codes_BK, batch.retrieval_BK, features, rows_BK)
+        lists = batch.codes_BK, batch.retrieval_BK, batch.sources_BKS
+        scores_BK = self._variant.rank(batch.users, *lists, items=features, rows_BK=rows_BK)
         scores_BK = np.where(batch.codes_BK == UNKNOWN, -np.inf, scores_BK).astype(np.float32)
         order_BK = self._variant.catalogue.best_first(scores_BK, batch.codes_BK)
         unchanged = self._store.published_version() == batch.data_version
@@ -35,6 +36,7 @@ class Ranking:
             data_version=batch.data_version if unchanged else None,
             codes_BK=np.take_along_axis(batch.codes_BK, order_BK, axis=1),
             retrieval_BK=np.take_along_axis(batch.retrieval_BK, order_BK, axis=1),
+            sources_BKS=None,
             scores_BK=np.take_along_axis(scores_BK, order_BK, axis=1),
             item_features=features[np.take_along_axis(rows_BK, order_BK, axis=1).ravel()],
         )

@@ -1,6 +1,9 @@
-"""Finds candidates: the items whose vectors are nearest to the user's."""
+"""Finds candidates: several sources at once, of which the two-tower is one; all of them say what they think of each."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 
 from serve.batch import Batch
 from serve.eligibility import Eligibility, RulesConfig
@@ -8,16 +11,28 @@ from serve.variant import Variant
 
 
 class Retrieval:
-    """User tower and index of one variant."""
+    """User tower and index of one variant, and the sources beside them, each in a thread of its own."""
 
     def __init__(self, variant: Variant, candidates: int, rules: RulesConfig | None = None) -> None:
         self._variant = variant
         self._eligibility = Eligibility(variant.catalogue, rules or RulesConfig())
         self._candidates = candidates
+        self._threads = ThreadPoolExecutor(variant.num_scorers, thread_name_prefix="source")
 
     def run(self, batch: Batch) -> Batch:
-        """Candidates, best first; so many more than asked for that the filter cannot run out of them."""
-        vectors_BD = self._variant.encode_users(batch.users)
-        count = self._eligibility.width(batch, self._candidates)
-        codes_BK, scores_BK = self._variant.search(vectors_BD, count)
-        return dataclasses.replace(batch, codes_BK=codes_BK, retrieval_BK=scores_BK)
+        """Candidates, best first. What may not be shown is left out: a source's places count what may.
+
+        Where rules limit how many items of a kind an answer has, there are more, so that the filter has a choice.
+        """
+        exclude = [np.array([*codes], dtype=np.int64) for codes in self._eligibility.excluded(batch)]
+        limited = self._eligibility.limited
+        count = self._eligibility.width(batch, self._candidates) if limited else self._candidates
+        found = self._variant.find(batch.users, exclude, count, self._threads.map)
+        named = tuple(dict(zip(self._variant.finders, row, strict=True)) for row in found.named_BN.tolist())
+        return dataclasses.replace(
+            batch,
+            codes_BK=found.codes_BK,
+            retrieval_BK=found.scores_BK,
+            sources_BKS=found.sources_BKS,
+            named_by=named,
+        )

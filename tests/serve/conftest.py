@@ -43,7 +43,9 @@ from serve.variant import Variant
 from tests.ports import free_port
 from train.card import ModelCard
 from train.evaluation import Evaluation
+from train.models.candidate_features import feature_names
 from train.models.covisitation import fit_covisitation
+from train.models.ensemble import Ensemble, EnsembleConfig
 from train.models.ranker import Ranker, RankerConfig
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel, item_attribute_codes
@@ -55,6 +57,17 @@ from train.training_rows import TrainingRows
 from train.vocabulary import Vocabulary
 
 HISTORY = 8
+ENSEMBLE = EnsembleConfig.model_validate(
+    {
+        "sources": [
+            {"kind": "popularity", "half_life_days": 2},
+            {"kind": "item_item"},
+            {"kind": "ease"},
+            {"kind": "ials"},
+        ],
+        "candidates": {"blend": "reciprocal_rank", "depth": 30},
+    }
+)
 NO_VALUES = pl.DataFrame(schema={"user_id": pl.String, "protocol_hash": pl.String, "model": pl.String})
 START = datetime(2024, 5, 1, tzinfo=UTC)
 ODD_ITEMS = (
@@ -144,15 +157,15 @@ def shop(shop_home: Path, shop_events: pl.DataFrame, shop_items: pl.DataFrame, s
 
 @pytest.fixture(scope="session")
 def shop_retrieval(shop: Dataset) -> RetrievalModel:
-    """The two-tower as it is before training, with every item but the last counted as seen."""
+    """The two-tower as it is before training, with every item but the last counted as seen, and fitted sources."""
     vocabulary = Vocabulary.build(shop.events(), shop.items(), shop.users(), shop.events()["value"])
     torch.manual_seed(1)
     config = TwoTowerConfig(embedding_dim=16, history_length=HISTORY)
     network = TwoTower(config, vocabulary, item_attribute_codes(shop.items(), vocabulary))
     network.item_frequency_I.copy_(torch.arange(vocabulary.num_items + 1).float().flip(0))
-    return RetrievalModel(
-        config, vocabulary, network.state_dict(), fit_covisitation(with_sequence(shop.events()), vocabulary)
-    )
+    events = with_sequence(shop.events())
+    ensemble = Ensemble.fit(ENSEMBLE, events, vocabulary)
+    return RetrievalModel(config, vocabulary, network.state_dict(), fit_covisitation(events, vocabulary), ensemble)
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +173,8 @@ def shop_ranking(shop: Dataset, shop_retrieval: RetrievalModel) -> RankingModel:
     """A ranker whose random weights reorder what retrieval gives it."""
     torch.manual_seed(2)
     vocabulary = shop_retrieval.vocabulary
-    network = Ranker(RankerConfig(), vocabulary, item_attribute_codes(shop.items(), vocabulary))
+    width = len(feature_names(ENSEMBLE.score_names))
+    network = Ranker(RankerConfig(), vocabulary, item_attribute_codes(shop.items(), vocabulary), width)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -305,7 +319,9 @@ def registered(
     length = retrieval.config.history_length
     with start_run(target) as run:
         register_retrieval(run, retrieval, card("two-tower", length, variant), items)
-        register_ranking(run, ranking, card("ranker", length, variant), NO_VALUES)
+        config = retrieval.ensemble.config.model_dump(mode="json")
+        of_ranker = card("ranker", length, variant).model_copy(update={"config": config})
+        register_ranking(run, ranking, of_ranker, NO_VALUES)
     if promoted:
         promote(settings.tracking_uri, "shop", variant, force="the models of a test are not measured")
     return {str(kind): version for kind, version in find_pair(settings.tracking_uri, "shop", variant).versions.items()}

@@ -174,7 +174,7 @@ def test_what_nobody_foresaw_is_a_500_without_a_traceback(
 
 
 def test_a_broken_model_is_not_healthy(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(*arguments: Any) -> Any:
+    def nothing(*arguments: Any, **_: Any) -> Any:
         return arguments[2] * float("nan")
 
     monkeypatch.setattr(Variant, "rank", nothing)

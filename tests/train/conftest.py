@@ -19,6 +19,7 @@ from train.ranking import RankingConfig, TrainedRanking
 from train.registry import RegisteredPair
 from train.retrieval import RetrievalConfig, TrainedRetrieval
 from train.scaling import Scaling
+from train.training_rows import ALL_EVENTS
 from train.vocabulary import Vocabulary
 from train.workflow import Workflow
 
@@ -28,7 +29,7 @@ RETRIEVAL = RetrievalConfig(
     learning_rate=5e-3,
     fit=FitConfig(epochs=12, patience=4),
 )
-RANKING = RankingConfig(num_candidates=20, batch_size=32, fit=FitConfig(epochs=3, patience=2))
+RANKING = RankingConfig(num_candidates=20, batch_size=32, fit=FitConfig(epochs=3, patience=2), sources=())
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class DonePath:
     ranking: TrainedRanking
     measured: Measurements
     refitted: TrainedRetrieval
+    served: RetrievalModel
+    """The refitted two-tower beside the ranker's sources."""
     challenger: str
     pair: RegisteredPair
     decision: Decision
@@ -93,6 +96,7 @@ def path(planted: Planted) -> DonePath:
         ranking,
         measured,
         refitted,
+        served=workflow.with_sources(refitted.model, RANKING, ALL_EVENTS),
         challenger=workflow.register_challenger(retrieval, RETRIEVAL, measured),
         pair=pair,
         decision=workflow.promote(pair),

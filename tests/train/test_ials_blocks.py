@@ -141,14 +141,22 @@ def test_workers_give_what_this_process_gives(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_worker_of_a_session_waits_for_no_other() -> None:
+def test_one_block_is_solved_where_it_is() -> None:
+    half_step = where_there_is_room(weights(), PENALTY)
+    assert half_step.__qualname__ == in_process(weights(), PENALTY).__qualname__
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_worker_of_a_session_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would hold its CPU; with as many such tasks as there are CPUs, nothing would ever go on."""
     import ray
 
     def solved_by() -> list[str]:
+        ials_blocks.ROWS_AT_MOST = 7
         half_step = where_there_is_room(weights(), PENALTY)
         return [half_step.__qualname__]
 
     names = ray.get(ray.remote(num_cpus=1)(solved_by).remote())
     assert names == [in_process(weights(), PENALTY).__qualname__]
+    monkeypatch.setattr(ials_blocks, "ROWS_AT_MOST", 7)
     assert where_there_is_room(weights(), PENALTY).__qualname__ == on_ray(weights(), PENALTY).__qualname__

@@ -19,11 +19,13 @@ from tests.train.planted import GROUP_SIZE, GROUPS, build_here, item_id, planted
 from train.gate import GateConfig
 from train.incremental import IncrementalConfig, Origin
 from train.loop import FitConfig
+from train.models.ensemble import Ensemble, EnsembleConfig
 from train.models.two_tower import TwoTowerConfig
 from train.pair import Recoded, TwoTowerRecommender
 from train.registry import RegisteredPair
 from train.retrieval import RetrievalConfig, TrainedRetrieval
 from train.scaling import Scaling
+from train.vocabulary import Vocabulary
 from train.workflow import Workflow
 
 NEW_ITEMS = [item_id(group, GROUP_SIZE - 1) for group in range(GROUPS)]
@@ -108,6 +110,25 @@ def test_only_what_is_new_is_learnt_and_only_what_is_new_is_asked(grown: Grown) 
     assert everything.seen(examples).height == examples.height
     assert everything.select(examples).height == grown.origin.new_events
     assert grown.origin.plan(examples).startswith(f"from version {grown.origin.version} of model 'grown-two-tower' on")
+
+
+def test_sources_learn_anew_all_that_their_two_tower_has_seen(grown: Grown, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[pl.DataFrame] = []
+
+    def told(_: EnsembleConfig, events: pl.DataFrame, __: Vocabulary) -> Ensemble:
+        fitted.append(events)
+        return Ensemble()
+
+    monkeypatch.setattr(Ensemble, "fit", told)
+    workflow, examples = grown.workflow, grown.workflow.examples
+    for rows in (workflow.train_split, workflow.all_events):
+        workflow.with_sources(grown.trained.model, RANKING, rows)
+    of_train, of_all = (events["source_row"] for events in fitted)
+    test = examples.filter(pl.col(SPLIT) == TEST)["source_row"]
+    assert (of_train < ROWS_PER_FILE).sum() == grown.origin.card.seen_events.events
+    assert (of_train >= ROWS_PER_FILE).any()
+    assert not set(of_train) & set(test)
+    assert set(of_all) == set(examples["source_row"])
 
 
 def test_the_vocabulary_grows_and_new_items_are_recommended(grown: Grown) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.offline.store import read_examples
-from data.splits import TEST
+from data.splits import TEST, TRAIN
 from tests.train.conftest import DonePath
 from tests.train.planted import Planted
 from train.candidates import ItemFeatures
@@ -15,7 +15,7 @@ from train.models.candidate_features import CANDIDATE_FEATURES, RETRIEVAL_SCORE,
 from train.models.lightgbm_ranker import LightGBMConfig, LightGBMRanking, train_lightgbm
 from train.models.ranker import RankerInputs
 from train.pair import RankedRecommender
-from train.ranking import RankingConfig, ranking_task
+from train.ranking import RankingConfig, ranking_task, with_sources
 from train.ranking_lists import read_lists
 from train.vocabulary import UNKNOWN
 
@@ -91,21 +91,23 @@ def test_lists_without_the_chosen_item_say_nothing(trees: LightGBMRanking) -> No
 def test_it_ranks_the_candidates_that_our_ranker_ranks(path: DonePath, planted: Planted, tmp_path: Path) -> None:
     """From the same files, and behind the same retrieval."""
     examples, retrieval = read_examples(planted.folder), path.retrieval.model
+    config = RankingConfig(num_candidates=20)
     task = ranking_task(
         planted.dataset,
         examples,
-        RankingConfig(num_candidates=20),
+        config,
         past_retrieval=path.past.model,
         retrieval=retrieval,
         folder=tmp_path,
     )
     lists = [read_lists(task.lists / f"{name}.safetensors") for name in ("train", "validation")]
     learnt, validation = ((each.inputs, each.positive_B.numpy()) for each in lists)
-    ranking = train_lightgbm(learnt, validation, CONFIG)
+    ranking = train_lightgbm(learnt, validation, CONFIG, config.ensemble.score_names)
+    beside = with_sources(retrieval, config, examples.filter(pl.col("split") == TRAIN))
     rows = examples.filter(pl.col("split") == TEST)[:60]
     items = ItemFeatures(planted.dataset.events(), retrieval.vocabulary)
     nothing = [np.array([], dtype=np.int64)] * rows.height
-    recommender = RankedRecommender(retrieval, ranking, items, 20)
+    recommender = RankedRecommender(beside, ranking, items, 20)
     answers = recommender.recommend(rows, nothing, 20)
     codes, scores = recommender.score(rows, nothing)
     np.testing.assert_array_equal(answers, np.take_along_axis(codes, np.argsort(-scores, kind="stable"), axis=1))

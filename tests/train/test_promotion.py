@@ -48,7 +48,7 @@ def register(path: DonePath, uri: str) -> Register:
         raised = path.measured.values.with_columns(pl.col("^ndcg@10.*$") + 0.1 * better)
         with start_run(TrackingTarget(tracking_uri=uri, experiment=dataset, run_name="test")) as run:
             of_two_tower = of_ranker.model_copy(update={"kind": "two-tower"})
-            register_retrieval(run, path.refitted.model, of_two_tower, path.workflow.dataset.items())
+            register_retrieval(run, path.served, of_two_tower, path.workflow.dataset.items())
             register_ranking(run, path.ranking.model, of_ranker, raised)
         return find_pair(uri, dataset, of_ranker.variant)
 

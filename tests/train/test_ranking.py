@@ -17,16 +17,34 @@ from data.splits import TRAIN, VALIDATION
 from tests.train.planted import Planted, batches
 from train.candidates import ItemFeatures, find_candidates
 from train.histories import Histories
+from train.models.candidate_features import CANDIDATE_FEATURES
+from train.models.ease import EASEConfig
+from train.models.ensemble import Ensemble, EnsembleConfig
 from train.models.ranker import RankerConfig, RankerInputs, RankingBatch
 from train.models.ranker_heads import HeadsConfig
 from train.models.ranking import RankingModel, ranker_inputs
 from train.models.retrieval import RetrievalModel
-from train.ranking import RankingConfig, RankingTask, RankingTaskConfig, calibrate, moment_t1, ranking_task
+from train.ranking import (
+    RankingConfig,
+    RankingTask,
+    RankingTaskConfig,
+    calibrate,
+    moment_t1,
+    ranking_task,
+    with_sources,
+)
 from train.ranking_lists import read_lists
-from train.vocabulary import UNKNOWN
+from train.vocabulary import UNKNOWN, Vocabulary
 
 CONFIG = RankingConfig.model_validate(
-    {"num_candidates": 12, "batch_size": 10, "past_share": 0.7, "seed": 3, "ranker": {"dropout": 0.0}}
+    {
+        "num_candidates": 12,
+        "batch_size": 10,
+        "past_share": 0.7,
+        "seed": 3,
+        "ranker": {"dropout": 0.0},
+        "sources": [{"kind": "item_item"}, {"kind": "ease"}, {"kind": "ials"}],
+    }
 )
 
 
@@ -103,6 +121,10 @@ def test_lists_are_those_of_their_moment_and_of_the_right_model(
         rows = rows.filter(pl.col("sequence") >= moment_t1(examples, 0.7))
         assert rows["sequence"].min() == moment_t1(examples, 0.7)
     model = past_model if kind == TRAIN else random_retrieval
+    fitted_on = pl.col("split") == TRAIN
+    if kind == TRAIN:
+        fitted_on &= pl.col("sequence") < moment_t1(examples, 0.7)
+    model = with_sources(model, CONFIG, examples.filter(fitted_on))
     expected = _expected(planted, examples, model, rows, keep_all=kind == VALIDATION)
     lists = read_lists(written.lists / f"{kind}.safetensors")
     assert 20 < len(expected) < rows.height + (kind == VALIDATION)
@@ -148,6 +170,69 @@ class OfEvents(Dataset):
 
     def events(self) -> pl.DataFrame:
         return self.known
+
+
+def test_no_source_has_seen_what_it_is_asked_about(
+    planted: Planted,
+    examples: pl.DataFrame,
+    random_retrieval: RetrievalModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Training lists: sources of the training events before T1. Validation lists: of the training events."""
+    fitted: list[pl.DataFrame] = []
+    fit = Ensemble.fit
+
+    def told(config: EnsembleConfig, events: pl.DataFrame, vocabulary: Vocabulary) -> Ensemble:
+        fitted.append(events)
+        return fit(config, events, vocabulary)
+
+    monkeypatch.setattr(Ensemble, "fit", told)
+    both = {"past_retrieval": random_retrieval, "retrieval": random_retrieval}
+    ranking_task(planted.dataset, examples, CONFIG, folder=tmp_path, **both)
+    train = examples.filter(pl.col("split") == TRAIN)["sequence"].sort()
+    of_past, of_train = (events["sequence"] for events in fitted)
+    assert of_past.to_list() == train.filter(train < moment_t1(examples, 0.7)).to_list()
+    assert of_train.to_list() == train.to_list()
+
+
+def test_what_happens_from_t1_on_changes_no_source_of_the_training_lists(
+    planted: Planted, examples: pl.DataFrame, random_retrieval: RetrievalModel, tmp_path: Path
+) -> None:
+    """Others chose other items then; the candidates of those who did as before are scored as before."""
+    after_t1 = pl.col("sequence") >= moment_t1(examples, 0.7)
+    others = after_t1 & (pl.col("source_row") % 2 == 0)
+    changed = examples.with_columns(pl.when(others).then(pl.col("item_id").reverse()).otherwise(pl.col("item_id")))
+    assert (changed["item_id"] != examples["item_id"]).sum() > 100
+    both = {"past_retrieval": random_retrieval, "retrieval": random_retrieval}
+    lists = []
+    for name, each in (("before", examples), ("after", changed)):
+        ranking_task(planted.dataset, each, CONFIG, folder=tmp_path / name, **both)
+        written = read_lists(tmp_path / name / "train.safetensors")
+        opinions = written.inputs.candidate_features_BKF[:, :, len(CANDIDATE_FEATURES) :: 2]
+        scored = (written.inputs.candidates_BK.tolist(), opinions.tolist(), written.row_ids_B.tolist())
+        lists.append({row: (codes, scores) for codes, scores, row in zip(*scored, strict=True)})
+    same = [row for row in lists[0] if row in lists[1] and lists[0][row][0] == lists[1][row][0]]
+    assert len(same) > 20
+    assert all(lists[0][row] == lists[1][row] for row in same)
+
+
+def test_a_catalogue_too_large_for_ease_is_refused(
+    planted: Planted, examples: pl.DataFrame, random_retrieval: RetrievalModel, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"sources": (EASEConfig(memory_limit_gib=1e-6),)})
+    both = {"past_retrieval": random_retrieval, "retrieval": random_retrieval}
+    with pytest.raises(TowerlineError, match=r"EASE needs .* for 62 items, memory_limit_gib .*use item_item or ials"):
+        ranking_task(planted.dataset, examples, config, folder=tmp_path, **both)
+
+
+def test_a_source_is_named_once_and_exists() -> None:
+    with pytest.raises(ValueError, match="sources names ease more than once; keep one of each kind"):
+        RankingConfig.model_validate({"sources": [{"kind": "ease"}, {"kind": "ease", "regularization": 9}]})
+    with pytest.raises(ValueError, match=r"'nearest' .*expected tags: 'popularity', 'item_item', 'ease', 'ials'"):
+        RankingConfig.model_validate({"sources": [{"kind": "nearest"}]})
+    with pytest.raises(ValueError, match=r"candidates\.blend"):
+        RankingConfig.model_validate({"candidates": {"blend": "sum"}})
 
 
 def test_the_training_item_is_where_the_list_says(written: RankingTaskConfig) -> None:
@@ -243,7 +328,7 @@ def test_the_mean_over_ranks_is_the_loss_and_the_gradient_of_one_process(
     assert np.mean([loss for loss, _ in ranks]) == pytest.approx(alone, rel=1e-5)
     for name, gradient in gradients.items():
         mean = torch.stack([rank_gradients[name] for _, rank_gradients in ranks]).mean(dim=0)
-        torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_calibration_is_fitted_on_the_lists_that_hold_the_chosen_item(written: RankingTaskConfig) -> None:

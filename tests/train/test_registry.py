@@ -19,7 +19,12 @@ from tests.train.conftest import RANKING, RETRIEVAL, DonePath
 from tests.train.planted import HISTORY, NEVER_CHOSEN, Planted
 from train.card import ModelCard
 from train.models.candidate_features import ranker_fingerprints
+from train.models.ensemble import CandidatesConfig
+from train.models.ials import IALSConfig
+from train.models.item_item import ItemItemConfig
+from train.models.retrieval import RetrievalModel
 from train.promotion import promote
+from train.ranking import RankingConfig
 from train.registry import (
     CHALLENGER,
     RegisteredPair,
@@ -38,6 +43,7 @@ from train.tracking import TrackingTarget, connect, start_run
 from train.training_rows import ALL_EVENTS, TRAIN_SPLIT
 
 Register = Callable[..., RegisteredPair]
+ENSEMBLED = RANKING.model_copy(update={"sources": (ItemItemConfig(), IALSConfig())})
 
 
 @pytest.fixture
@@ -49,14 +55,16 @@ def card(path: DonePath) -> ModelCard:
 def register(path: DonePath, card: ModelCard) -> Register:
     """Put the pair into the registry under another data set's name, with changes to its cards."""
 
-    def register(dataset: str, **changes: object) -> RegisteredPair:
+    def register(
+        dataset: str, served: RetrievalModel | None = None, ranking: RankingConfig = RANKING, **changes: object
+    ) -> RegisteredPair:
         uri = path.workflow.settings.tracking_uri
         fresh = {"dataset": dataset, "variant": uuid.uuid4().hex}
         changed = ModelCard.model_validate(card.model_dump() | fresh | changes)
-        of_ranker = changed.model_copy(update={"kind": "ranker"})
+        of_ranker = changed.model_copy(update={"kind": "ranker", "config": ranking.model_dump(mode="json")})
         items = path.workflow.dataset.items()
         with start_run(TrackingTarget(tracking_uri=uri, experiment=dataset, run_name="test")) as run:
-            register_retrieval(run, path.refitted.model, changed, items)
+            register_retrieval(run, served or path.served, changed, items)
             register_ranking(run, path.ranking.model, of_ranker, path.measured.values)
         return find_pair(uri, dataset, changed.variant)
 
@@ -75,8 +83,35 @@ def test_the_champion_gives_the_scores_of_the_models_that_were_registered(path: 
     items_BKF = np.random.default_rng(0).random((80, 20, 4), dtype=np.float32)
     np.testing.assert_array_equal(
         loaded.ranking.score(rows, codes_BK, scores_BK, items_BKF, loaded.retrieval),
-        path.ranking.model.score(rows, codes_BK, scores_BK, items_BKF, path.refitted.model),
+        path.ranking.model.score(rows, codes_BK, scores_BK, items_BKF, path.served),
     )
+
+
+def test_sources_of_all_events_come_back_as_they_were(path: DonePath, planted: Planted, register: Register) -> None:
+    served = path.workflow.with_sources(path.refitted.model, ENSEMBLED, ALL_EVENTS)
+    pair = register("ensembled", served=served, ranking=ENSEMBLED)
+    loaded = load_pair(path.workflow.settings.tracking_uri, pair).retrieval
+    rows, nothing = read_examples(planted.folder)[-40:], [np.array([], dtype=np.int64)] * 40
+    found, expected = (model.find(rows, nothing, 20) for model in (loaded, served))
+    np.testing.assert_array_equal(found.codes_BK, expected.codes_BK)
+    np.testing.assert_array_equal(found.sources_BKS, expected.sources_BKS)
+    assert found.sources_BKS.shape[2] == len(ENSEMBLED.sources) == 2
+    of_less = path.workflow.with_sources(path.refitted.model, ENSEMBLED, TRAIN_SPLIT)
+    assert (of_less.source_scores(rows, found.codes_BK) != found.sources_BKS).mean() > 0.2
+
+
+def test_a_two_tower_without_the_rankers_sources_is_refused(path: DonePath, register: Register) -> None:
+    uri, workflow = path.workflow.settings.tracking_uri, path.workflow
+    fewer = ENSEMBLED.model_copy(update={"sources": ENSEMBLED.sources[:1]})
+    served = workflow.with_sources(path.refitted.model, fewer, ALL_EVENTS)
+    pair = register("fewer", served=served, ranking=ENSEMBLED)
+    with pytest.raises(TowerlineError, match=r"'fewer-two-tower': .* lacks the sources ials that the ranker reads"):
+        load_pair(uri, pair)
+    blended = ENSEMBLED.model_copy(update={"candidates": CandidatesConfig(blend="reciprocal_rank", depth=7)})
+    served = workflow.with_sources(path.refitted.model, blended, ALL_EVENTS)
+    pair = register("blended", served=served, ranking=ENSEMBLED)
+    with pytest.raises(TowerlineError, match=r"finds candidates by .*reciprocal_rank.* and the ranker expects"):
+        load_pair(uri, pair)
 
 
 def test_the_pair_comes_with_its_catalogue_and_versions(path: DonePath, planted: Planted) -> None:
@@ -100,7 +135,7 @@ def test_the_card_says_enough_to_train_it_again(path: DonePath, planted: Planted
         assert card.scaling["backend"] == "none"
         assert card.data_version == planted.dataset.manifest.data_version
         assert card.history_length == HISTORY
-        assert card.feature_fingerprints == feature_fingerprints(HISTORY) | ranker_fingerprints()
+        assert card.feature_fingerprints == feature_fingerprints(HISTORY) | ranker_fingerprints(RANKING.ensemble.names)
         assert card.evaluation == path.evaluation
         assert [epoch["loss"] for epoch in card.curve] == [epoch.loss for epoch in trained.history]
         assert len(card.git_commit.removesuffix("-dirty")) == 40

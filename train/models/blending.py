@@ -5,7 +5,7 @@ tell apart: they share the last of their places, so that one that knows nothing 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -123,7 +123,7 @@ class Blend:
         """The best `count` items (N, K) by reciprocal rank fusion of what each source finds alike."""
         depth = max(count, self.config.depth)
         lists = [source.similar(items, depth) for source in self.sources.values()]
-        candidates_NK = _union(lists)
+        candidates_NK = union(lists)
         scores_NK = np.zeros(candidates_NK.shape)
         for listed_NK in lists:
             found_NKL = candidates_NK[:, :, np.newaxis] == listed_NK[:, np.newaxis, :]
@@ -154,7 +154,7 @@ class Blend:
 
     def _candidates(self, rows: pl.DataFrame, exclude: list[Codes]) -> Codes:
         """All that the sources name for each row (B, K), by code, `UNKNOWN` between them."""
-        return _union([source.recommend(rows, exclude, self.config.depth) for source in self.sources.values()])
+        return union([source.recommend(rows, exclude, self.config.depth) for source in self.sources.values()])
 
     def _signals(self, rows: pl.DataFrame, candidates_BK: Codes) -> Doubles:
         """Standardised score and reciprocal rank (B, K, 2 x sources), source by source."""
@@ -163,15 +163,8 @@ class Blend:
         for source in self.sources.values():
             scores_BK = np.where(present_BK, source.score(rows, candidates_BK).astype(np.float64), -np.inf)
             signals.append(_standardized(scores_BK, present_BK))
-            signals.append(self._reciprocal_ranks(scores_BK, present_BK))
+            signals.append(reciprocal_ranks(scores_BK, self.config.depth, self.config.rank_constant))
         return np.stack(signals, axis=2)
-
-    def _reciprocal_ranks(self, scores_BK: Doubles, present_BK: npt.NDArray[np.bool_]) -> Doubles:
-        """(k + 1) / (k + place): 1 for the first place, 0 beyond the depth."""
-        places_BK = _places(scores_BK)
-        constant = self.config.rank_constant
-        named_BK = present_BK & (places_BK <= self.config.depth)
-        return np.where(named_BK, (constant + 1) / (constant + places_BK), 0.0)
 
     def _weights(self) -> Doubles:
         if self.config.method == "reciprocal_rank":
@@ -181,14 +174,21 @@ class Blend:
         return np.array([weight for name in self.sources for weight in self.learnt[name]])
 
 
-def _union(lists: list[Codes]) -> Codes:
-    """Each code once in each row, in ascending order with `UNKNOWN` between them."""
+def union(lists: Sequence[Codes]) -> Codes:
+    """What some lists (B, K) name (B, sum of K): each code once in each row, ascending, with `UNKNOWN` between them."""
     codes_BK = np.sort(np.concatenate(lists, axis=1), axis=1)
     codes_BK[:, 1:][codes_BK[:, 1:] == codes_BK[:, :-1]] = UNKNOWN
     return codes_BK
 
 
-def _places(scores_BK: Doubles) -> Codes:
+def reciprocal_ranks(scores_BK: Doubles | Floats, depth: int, constant: float) -> Doubles:
+    """(k + 1) / (k + place): 1 for the first place, 0 beyond the depth and for -inf."""
+    places_BK = places_of(scores_BK)
+    named_BK = (places_BK <= depth) & (scores_BK > -np.inf)
+    return np.where(named_BK, (constant + 1) / (constant + places_BK), 0.0)
+
+
+def places_of(scores_BK: Doubles | Floats) -> Codes:
     """The place of each score in its row, from 1; equal scores share the last of their places."""
     best_first_BK = np.argsort(-scores_BK, axis=1, kind="stable")
     sorted_BK = np.take_along_axis(scores_BK, best_first_BK, axis=1)

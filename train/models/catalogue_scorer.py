@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from cluster.errors import TowerlineError
-from train.index import Codes, Floats, top_items
-from train.models.files import load_files, save_files
+from train.index import Codes, Floats, top_items, without
+from train.models.files import load_files, load_weights, save_files, save_weights
 from train.vocabulary import UNKNOWN, Vocabulary
 
 SCORES_AT_ONCE = 2**25
@@ -99,6 +99,19 @@ class CatalogueScorer(ABC, Generic[Config]):
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
         config, vocabulary, weights = load_files(folder, cls.config_kind())
+        return cls._with(config, weights, vocabulary)
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what was learnt, without the vocabulary, into an existing folder."""
+        save_weights(folder, self.config, self.weights())
+
+    @classmethod
+    def load_beside(cls, folder: Path, vocabulary: Vocabulary) -> Self:
+        """Read what `save_beside` wrote; `vocabulary`: the one it was fitted with."""
+        return cls._with(*load_weights(folder, cls.config_kind()), vocabulary)
+
+    @classmethod
+    def _with(cls, config: Config, weights: dict[str, Tensor], vocabulary: Vocabulary) -> Self:
         source = cls(config)
         source.take(weights)
         source._vocabulary = vocabulary
@@ -120,7 +133,5 @@ def last_if_never_met(scores_BI: Floats, met_I: npt.NDArray[np.bool_]) -> Floats
 
 
 def _best_allowed(scores_BI: Floats, exclude: Sequence[Codes], count: int) -> Codes:
-    scores_BI[:, UNKNOWN] = -np.inf
-    for scores_I, codes in zip(scores_BI, exclude, strict=True):
-        scores_I[codes] = -np.inf
-    return top_items(scores_BI, count)[0]
+    assert len(exclude) == len(scores_BI)
+    return top_items(without(scores_BI, exclude), count)[0]

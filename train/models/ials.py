@@ -56,6 +56,7 @@ class IALS(CatalogueScorer[IALSConfig]):
         self._solver = solver
         self._items_ID = torch.empty((0, self.config.embedding_dim))
         self._items = OtherSide(self._items_ID, self._items_ID.T @ self._items_ID, 0)
+        self._exact: tuple[OtherSide, OtherSide] | None = None
 
     @classmethod
     def config_kind(cls) -> type[IALSConfig]:
@@ -82,15 +83,27 @@ class IALS(CatalogueScorer[IALSConfig]):
 
     def scores(self, rows: pl.DataFrame) -> Floats:
         """Inner products (B, I + 1) of the item factors and of what the history gives for the user."""
-        factors_ID = self._items.factors_ND
-        scores_BI: Floats = (self.fold_in(rows) @ factors_ID.T).numpy()
-        return last_if_never_met(scores_BI, factors_ID.any(dim=1).numpy())
+        items = self._exact_items
+        users_BD = self._folded_in(rows, items)
+        scores_BI: Floats = (users_BD @ items.factors_ND.T).to(torch.float32).numpy()
+        return last_if_never_met(scores_BI, items.factors_ND.any(dim=1).numpy())
 
     def fold_in(self, rows: pl.DataFrame) -> Tensor:
         """The factors (B, D) of the users of B feature rows; zero for an empty history."""
+        return self._folded_in(rows, self._items)
+
+    def _folded_in(self, rows: pl.DataFrame, items: OtherSide) -> Tensor:
         history_BI = histories(rows, self.vocabulary, self.config.history_half_life)
-        users_BD: Tensor = in_process(history_BI, self.penalty)(self._items)
+        users_BD: Tensor = in_process(history_BI, self.penalty)(items)
         return users_BD
+
+    @property
+    def _exact_items(self) -> OtherSide:
+        """In float64: a user's scores, and so the places of near items, do not depend on who else asks."""
+        if self._exact is None or self._exact[0] is not self._items:
+            factors_ND = self._items.factors_ND.double()
+            self._exact = self._items, OtherSide.of(factors_ND, self._items.size, self.penalty)
+        return self._exact[1]
 
     def similarities(self, items: Codes) -> Floats:
         """Cosines (N, I + 1) of item factors; -inf for items without events."""

@@ -60,7 +60,7 @@ Solver = Callable[[scipy.sparse.csr_array, Penalty], HalfStep]
 def in_process(weights_RN: scipy.sparse.csr_array, penalty: Penalty) -> HalfStep:
     """One block after another, here."""
     blocks = list(blocks_of(weights_RN))
-    return lambda other: torch.cat([solve(block, other, penalty) for block in blocks])
+    return lambda other: torch.cat([other.factors_ND[:0], *(solve(block, other, penalty) for block in blocks)])
 
 
 def on_ray(weights_RN: scipy.sparse.csr_array, penalty: Penalty) -> HalfStep:
@@ -83,12 +83,13 @@ def on_ray(weights_RN: scipy.sparse.csr_array, penalty: Penalty) -> HalfStep:
 def where_there_is_room(weights_RN: scipy.sparse.csr_array, penalty: Penalty) -> HalfStep:
     """On Ray in the driver of a session; in this process if there is none, or if this is a worker of one.
 
-    A task that waited for tasks of its own would hold the CPUs that they wait for.
+    A task that waited for tasks of its own would hold the CPUs that they wait for. One block alone is solved here.
     """
     import ray
 
     is_driver = ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE
-    return (on_ray if is_driver else in_process)(weights_RN, penalty)
+    one_block = next(blocks_of(weights_RN)).shape[0] == weights_RN.shape[0]
+    return (on_ray if is_driver and not one_block else in_process)(weights_RN, penalty)
 
 
 def blocks_of(weights_RN: scipy.sparse.csr_array) -> Iterator[scipy.sparse.csr_array]:
@@ -107,10 +108,10 @@ def solve(weights_RN: scipy.sparse.csr_array, other: OtherSide, penalty: Penalty
     For a row with weights w_n: (Σ w_n f_n f_nᵀ + α₀ FᵀF + λ_r) x = Σ w_n f_n. Rows without events are zero.
 
     Raises:
-        TowerlineError: an equation has no one solution in float32.
+        TowerlineError: an equation has no one solution in the precision of the factors.
     """
     dim = other.factors_ND.shape[1]
-    solved_RD = torch.zeros((weights_RN.shape[0], dim))
+    solved_RD = torch.zeros((weights_RN.shape[0], dim), dtype=other.factors_ND.dtype)
     lengths_R = np.diff(weights_RN.indptr)
     for rows in _alike(lengths_R, dim):
         codes_BL, weight_BL = _padded(weights_RN, rows, int(lengths_R[rows].max()))

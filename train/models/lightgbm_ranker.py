@@ -4,6 +4,7 @@ Burges, "From RankNet to LambdaRank to LambdaMART" (2010). It reads the dense fe
 the same candidate lists, and neither attributes nor item ids.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from train.models.candidate_features import CANDIDATE_FEATURES, USER_FEATURES, Codes, Floats
+from train.models.candidate_features import USER_FEATURES, Codes, Floats, feature_names
 from train.models.files import CONFIG_FILE
 from train.models.ranker import RankerInputs
 from train.models.ranking import ranker_inputs
@@ -60,9 +61,13 @@ class LightGBMRanking:
         scores_BK: Floats,
         item_features_BKF: Floats,
         retrieval: RetrievalModel,
+        *,
+        sources_BKS: Floats | None = None,
     ) -> Floats:
         """Scores (B, K) of the candidates that `retrieval` found for B feature rows; -inf where there is none."""
-        return self.score_inputs(ranker_inputs(rows, candidates_BK, scores_BK, item_features_BKF, retrieval))
+        return self.score_inputs(
+            ranker_inputs(rows, candidates_BK, scores_BK, item_features_BKF, retrieval, sources_BKS=sources_BKS)
+        )
 
     def score_inputs(self, inputs: RankerInputs) -> Floats:
         """Scores (B, K) of candidate lists; -inf where there is no candidate."""
@@ -86,9 +91,15 @@ class LightGBMRanking:
 
 
 def train_lightgbm(
-    lists: tuple[RankerInputs, Codes], validation: tuple[RankerInputs, Codes], config: LightGBMConfig
+    lists: tuple[RankerInputs, Codes],
+    validation: tuple[RankerInputs, Codes],
+    config: LightGBMConfig,
+    scored_by: Sequence[str] = (),
 ) -> LightGBMRanking:
-    """Grow trees on candidate lists and the place of the chosen item in each (-1: not in it, the list says nothing)."""
+    """Grow trees on candidate lists and the place of the chosen item in each (-1: not in it, the list says nothing).
+
+    `scored_by`: the sources whose scores the lists hold.
+    """
     import lightgbm
 
     parameters = {
@@ -105,19 +116,20 @@ def train_lightgbm(
         "force_row_wise": True,
         "verbosity": -1,
     }
-    learnt = _dataset(*lists)
+    names = [*USER_FEATURES, *feature_names(scored_by)]
+    learnt = _dataset(*lists, names)
     trees = lightgbm.train(
         parameters,
         learnt,
         num_boost_round=config.trees,
-        valid_sets=[_dataset(*validation, reference=learnt)],
+        valid_sets=[_dataset(*validation, names, reference=learnt)],
         callbacks=[lightgbm.early_stopping(config.patience, verbose=False)],
     )
     return LightGBMRanking(config, trees)
 
 
 def _dataset(
-    inputs: RankerInputs, positive_B: Codes, reference: "lightgbm.Dataset | None" = None
+    inputs: RankerInputs, positive_B: Codes, names: list[str], reference: "lightgbm.Dataset | None" = None
 ) -> "lightgbm.Dataset":
     """The present candidates of all lists whose chosen item is among them, one query each."""
     import lightgbm
@@ -131,7 +143,7 @@ def _dataset(
         features_BKF[present_BK],
         label=labels_BK[present_BK],
         group=present_BK.sum(axis=1),
-        feature_name=[*USER_FEATURES, *CANDIDATE_FEATURES],
+        feature_name=names,
         reference=reference,
     )
 

@@ -63,7 +63,7 @@ class RankerInputs:
     candidates_BK: Tensor
     """int64 item codes; `UNKNOWN` where a list is shorter than K."""
     candidate_features_BKF: Tensor
-    """float32, in the order of `CANDIDATE_FEATURES`."""
+    """float32, in the order of `CANDIDATE_FEATURES`, then those of the sources."""
     item_directions_ID: Tensor
     """float32: of every item code, the unit vector in the retrieval model that found the candidates."""
 
@@ -122,8 +122,17 @@ class Ranker(nn.Module):
     choice_slope: Tensor
     like_line_2: Tensor
 
-    def __init__(self, config: RankerConfig, vocabulary: Vocabulary, item_attributes_IA: Tensor) -> None:
-        """`item_attributes_IA`: int32 attribute codes of every item code, row 0 being `UNKNOWN`."""
+    def __init__(
+        self,
+        config: RankerConfig,
+        vocabulary: Vocabulary,
+        item_attributes_IA: Tensor,
+        candidate_width: int = len(CANDIDATE_FEATURES),
+    ) -> None:
+        """`item_attributes_IA`: int32 attribute codes of every item code, row 0 being `UNKNOWN`.
+
+        `candidate_width`: number of dense features of a candidate, those of the sources included.
+        """
         super().__init__()
         self.config = config
         dim = config.embedding_dim
@@ -132,7 +141,7 @@ class Ranker(nn.Module):
         self.item = nn.Embedding(vocabulary.num_items + 1, dim, padding_idx=UNKNOWN)
         for table in (self.user_attribute, self.item_attribute, self.item):
             nn.init.normal_(table.weight, std=0.05)
-        width = 3 * dim + len(USER_FEATURES) + len(CANDIDATE_FEATURES)
+        width = 3 * dim + len(USER_FEATURES) + candidate_width
         if config.history_heads:
             width += dim
             self.history = HistoryAttention(
@@ -155,7 +164,7 @@ class Ranker(nn.Module):
         self.register_buffer("item_attributes_IA", item_attributes_IA)
         self.register_buffer("item_seen_I1", torch.zeros(vocabulary.num_items + 1, 1))
         self.register_buffer("user_range_4F", _unknown_range(len(USER_FEATURES)))
-        self.register_buffer("candidate_range_4F", _unknown_range(len(CANDIDATE_FEATURES)))
+        self.register_buffer("candidate_range_4F", _unknown_range(candidate_width))
         self.register_buffer("choice_slope", torch.ones(()))
         self.register_buffer("like_line_2", torch.tensor([1.0, 0.0]))
 

@@ -8,8 +8,17 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from cluster.errors import TowerlineError
 from train.encoding import encode_users
-from train.models.candidate_features import Codes, Floats, candidate_features, user_features
+from train.models.candidate_features import (
+    CANDIDATE_FEATURES,
+    SOURCE_FEATURES,
+    Codes,
+    Floats,
+    candidate_features,
+    source_features,
+    user_features,
+)
 from train.models.files import load_files, save_files
 from train.models.ranker import Ranker, RankerConfig, RankerInputs
 from train.models.retrieval import RetrievalModel
@@ -34,7 +43,8 @@ class RankingModel:
     def __init__(self, config: RankerConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> None:
         self.config = config
         self.vocabulary = vocabulary
-        self.network = Ranker(config, vocabulary, torch.empty_like(weights["item_attributes_IA"]))
+        width = weights["candidate_range_4F"].shape[1]
+        self.network = Ranker(config, vocabulary, torch.empty_like(weights["item_attributes_IA"]), width)
         self.network.load_state_dict(weights)
         self.network.eval()
 
@@ -45,12 +55,19 @@ class RankingModel:
         scores_BK: Floats,
         item_features_BKF: Floats,
         retrieval: RetrievalModel,
+        *,
+        sources_BKS: Floats | None = None,
     ) -> Floats:
         """Ranking scores (B, K) of the candidates that `retrieval` found for B feature rows; -inf where there is none.
 
-        See `train.models.ranker.Ranker.score`.
+        See `train.models.ranker.Ranker.score`. `sources_BKS`: what its sources think of them; asked for if None.
+
+        Raises:
+            TowerlineError: `retrieval` is not beside the sources that the ranker was trained with.
         """
-        return self.scores_of(ranker_inputs(rows, candidates_BK, scores_BK, item_features_BKF, retrieval))
+        self.require_sources(retrieval)
+        lists_BK = candidates_BK, scores_BK, item_features_BKF
+        return self.scores_of(ranker_inputs(rows, *lists_BK, retrieval, sources_BKS=sources_BKS))
 
     def scores_of(self, inputs: RankerInputs) -> Floats:
         """Ranking scores (B, K) of what is ready for the network: the ranker itself."""
@@ -69,6 +86,16 @@ class RankingModel:
                 None if found.value_BK is None else found.value_BK.numpy(),
             )
 
+    def require_sources(self, retrieval: RetrievalModel) -> None:
+        """Raise TowerlineError unless as many sources score the candidates of `retrieval` as the ranker reads."""
+        names = retrieval.ensemble.config.score_names
+        read = (self.network.candidate_range_4F.shape[1] - len(CANDIDATE_FEATURES)) // len(SOURCE_FEATURES)
+        if len(names) != read:
+            raise TowerlineError(
+                f"the ranker reads the scores of {read} sources, and the retrieval model has those of {len(names)} "
+                f"({', '.join(names) or 'none'}); fit the ranker's own with train.ranking.with_sources, or train again"
+            )
+
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
         save_files(folder, self.config, self.vocabulary, self.network.state_dict())
@@ -85,16 +112,24 @@ def ranker_inputs(
     scores_BK: Floats,
     item_features_BKF: Floats,
     retrieval: RetrievalModel,
+    *,
+    sources_BKS: Floats | None = None,
 ) -> RankerInputs:
-    """What the network reads for B feature rows and their candidates; the codes are those of `retrieval`."""
+    """What the network reads for B feature rows and their candidates; the codes are those of `retrieval`.
+
+    `sources_BKS`: what its sources think of them; asked for if None.
+    """
+    if sources_BKS is None:
+        sources_BKS = retrieval.source_scores(rows, candidates_BK)
     vocabulary = retrieval.vocabulary
     users = encode_users(rows, vocabulary, retrieval.config.history_length)
     history_BL = users.history_BL.numpy().astype(np.int64)
     dense_BKF = candidate_features(candidates_BK, scores_BK, item_features_BKF, history_BL, retrieval)
+    opinions_BKF = source_features(candidates_BK, sources_BKS)
     return RankerInputs(
         users=users,
         user_features_BF=torch.from_numpy(user_features(rows)),
         candidates_BK=torch.from_numpy(candidates_BK),
-        candidate_features_BKF=torch.from_numpy(dense_BKF),
+        candidate_features_BKF=torch.from_numpy(np.concatenate([dense_BKF, opinions_BKF], axis=2)),
         item_directions_ID=torch.from_numpy(retrieval.item_directions_ID),
     )

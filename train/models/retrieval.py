@@ -1,5 +1,7 @@
 """A retrieval model that can be used and kept: two-tower weights, config, vocabulary and co-visitation as one."""
 
+import copy
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,12 +14,14 @@ from torch import Tensor
 
 from data.schema import ATTRIBUTES, ITEM_ID
 from train.encoding import UserBatch, encode_attributes, encode_users
-from train.index import ExactIndex
+from train.index import Codes, ExactIndex, Floats
+from train.models.ensemble import Ensemble, Found, Run
 from train.models.files import load_files, save_files
 from train.models.two_tower import TwoTower, TwoTowerConfig
 from train.vocabulary import Vocabulary, title_tokens
 
 COVISITATION_FILE = "covisitation.npz"
+SOURCES_FOLDER = "sources"
 MAX_ITEM_TOKENS = 48
 """Attributes and words of the title read per item; of more the last ones."""
 
@@ -31,11 +35,16 @@ class RetrievalModel:
         vocabulary: Vocabulary,
         weights: dict[str, Tensor],
         covisitation: scipy.sparse.csr_array,
+        ensemble: Ensemble | None = None,
     ) -> None:
-        """`covisitation` (I, I) comes from the same events as the weights (see `train.models.covisitation`)."""
+        """`covisitation` (I, I) comes from the same events as the weights (see `train.models.covisitation`).
+
+        `ensemble`: the sources beside it, fitted on the same events; no other source if None.
+        """
         self.config = config
         self.vocabulary = vocabulary
         self.covisitation = covisitation
+        self.ensemble = ensemble or Ensemble()
         self.network = TwoTower(config, vocabulary, torch.empty_like(weights["item_attributes_IA"]))
         self.network.load_state_dict(weights)
         self.network.eval()
@@ -51,6 +60,24 @@ class RetrievalModel:
     def index(self) -> ExactIndex:
         """Search over the catalogue the model was trained with."""
         return ExactIndex(self.item_vectors_ID)
+
+    def with_ensemble(self, ensemble: Ensemble) -> "RetrievalModel":
+        """The same two-tower beside other sources. They were fitted on the events that it was trained on."""
+        other = copy.copy(self)
+        other.ensemble = ensemble
+        return other
+
+    def find(self, rows: pl.DataFrame, exclude: Sequence[Codes], count: int, run: Run = map) -> Found:
+        """Candidates of B feature rows, as `Ensemble.find` says."""
+        return self.ensemble.find(self.scores, rows, exclude, count, run)
+
+    def source_scores(self, rows: pl.DataFrame, codes_BK: Codes) -> Floats:
+        """What each source thinks (B, K, S) of K candidates, as `Found.sources_BKS`."""
+        return self.ensemble.score(self.scores, rows, codes_BK)
+
+    def scores(self, rows: pl.DataFrame) -> Floats:
+        """The two-tower's scores (B, I + 1) of all item codes for B feature rows."""
+        return self.index.scores(self.encode_users(rows))
 
     def encode_users(self, rows: pl.DataFrame) -> npt.NDArray[np.float32]:
         """User vectors (B, D + 1) of B feature rows (see `train.encoding.encode_users`)."""
@@ -84,12 +111,16 @@ class RetrievalModel:
         """Write the model into an existing folder."""
         save_files(folder, self.config, self.vocabulary, self.network.state_dict())
         scipy.sparse.save_npz(folder / COVISITATION_FILE, self.covisitation)
+        (folder / SOURCES_FOLDER).mkdir(exist_ok=True)
+        self.ensemble.save(folder / SOURCES_FOLDER)
 
     @classmethod
     def load(cls, folder: Path, item_vectors_ID: npt.NDArray[np.float32] | None = None) -> "RetrievalModel":
         """Read what `save` wrote. `item_vectors_ID`: the item tower's output, where it has been kept."""
         covisitation = scipy.sparse.csr_array(scipy.sparse.load_npz(folder / COVISITATION_FILE))
-        model = cls(*load_files(folder, TwoTowerConfig), covisitation)
+        config, vocabulary, weights = load_files(folder, TwoTowerConfig)
+        ensemble = Ensemble.load(folder / SOURCES_FOLDER, vocabulary)
+        model = cls(config, vocabulary, weights, covisitation, ensemble)
         if item_vectors_ID is not None:
             model.item_vectors_ID = item_vectors_ID
         return model

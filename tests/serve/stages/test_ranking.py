@@ -35,9 +35,14 @@ def through(stages: dict[StageName, Stage], last: StageName, *calls: Call, at: d
 
 def test_retrieval_finds_enough_for_the_filter(shop_variant: Variant, shop_stages: dict[StageName, Stage]) -> None:
     done = through(shop_stages, "features", Call("d", "user 9", 5))
+    assert done.seen[0]
     found = Retrieval(shop_variant, 10).run(done)
-    assert found.codes_BK.shape == (1, 10 + len(done.seen[0]))
+    (named,) = found.named_by
+    assert list(named) == ["two_tower", "popularity", "item_item", "ease", "ials"]
+    assert min(named.values()) > 0
+    assert max(named.values()) <= 10 <= sum(named.values())
     kept = Filter(shop_variant.catalogue, 10).run(found)
+    np.testing.assert_array_equal(kept.codes_BK, found.codes_BK)
     assert kept.codes_BK.shape == (1, 10)
     assert UNKNOWN not in kept.codes_BK
     assert (np.diff(kept.retrieval_BK) <= 0).all()
@@ -91,7 +96,7 @@ def test_ties_go_to_the_smaller_item_id_and_empty_slots_last(
 ) -> None:
     before = through(shop_stages, "filter", Call("a", "user 11", 5))
     assert UNKNOWN in before.codes_BK
-    monkeypatch.setattr(Variant, "rank", lambda *_: np.ones_like(before.retrieval_BK))
+    monkeypatch.setattr(Variant, "rank", lambda *_, **__: np.ones_like(before.retrieval_BK))
     codes = Ranking(shop_variant, shop_store).run(before).codes_BK[0]
     filled = codes[codes != UNKNOWN]
     ids = [shop_variant.catalogue.item_id(code) for code in filled.tolist()]
@@ -140,13 +145,15 @@ def test_the_graph_answers_as_the_models_alone_do(
     """Search without what was seen, score, sort: the path that offline evaluation takes."""
     done = through(shop_stages, "ranking", *(Call(user, user, 5) for user in ("user 0", "user 6", "nobody")))
     exclude = [np.array([shop_variant.catalogue.code(item) for item in seen], np.int64) for seen in done.seen]
-    codes_BK, scores_BK = shop_retrieval.index.search(shop_retrieval.encode_users(done.users), 100, exclude)
+    found = shop_retrieval.find(done.users, exclude, 100)
+    codes_BK, scores_BK = found.codes_BK, found.scores_BK
     features = {row["item_id"]: row for row in done.item_features.iter_rows(named=True)}
     ids = [[shop_variant.catalogue.item_id(code) if code else NO_ITEM for code in codes] for codes in codes_BK.tolist()]
     features_BKF = np.array(
         [[[features[item][name] for name in ITEM_FEATURE_COLUMNS] for item in row] for row in ids], np.float32
     )
-    logits_BK = shop_ranking.score(done.users, codes_BK, scores_BK, features_BKF, shop_retrieval)
+    opinions = {"sources_BKS": found.sources_BKS}
+    logits_BK = shop_ranking.score(done.users, codes_BK, scores_BK, features_BKF, shop_retrieval, **opinions)
     order_BK = np.argsort(-logits_BK, axis=1, kind="stable")
     for row in range(3):
         expected = codes_BK[row, order_BK[row]]
