@@ -43,7 +43,9 @@ def run_job(main: Callable[[list[str]], None]) -> None:
 def explain(error: BaseException) -> str | None:
     """The line that tells a person what to do about `error`; None for a defect, which deserves its traceback."""
     seen: BaseException | None = error
-    while seen is not None:
+    met: set[int] = set()
+    while seen is not None and id(seen) not in met:
+        met.add(id(seen))  # Ray's errors from several workers can be each other's causes.
         match seen:
             case TowerlineError() if not hasattr(seen, "cause"):
                 return str(seen)

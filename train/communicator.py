@@ -120,12 +120,17 @@ class HorovodCommunicator:
         Sparse ones travel as their rows, each once.
         """
         horovod = self._horovod
-        horovod.broadcast_parameters(model.state_dict(), root_rank=0)
+        # Horovod sends no booleans, but the bytes that they are.
+        state = {
+            name: value.view(torch.uint8) if value.dtype == torch.bool else value
+            for name, value in model.state_dict().items()
+        }
+        horovod.broadcast_parameters(state, root_rank=0)
         sparse = sparse_embeddings(model)
         for name in sparse:
             model.get_parameter(name).register_hook(torch.Tensor.coalesce)  # type: ignore[no-untyped-call]
         # Horovod builds a new optimizer of the same parameter groups and forgets the state of the old one.
-        state = optimizer.state_dict()
+        optimizer_state = optimizer.state_dict()
         distributed: Optimizer = horovod.DistributedOptimizer(
             optimizer,
             named_parameters=list(model.named_parameters()),
@@ -135,7 +140,7 @@ class HorovodCommunicator:
             # Horovod cannot group sparse gradients.
             groups=None if sparse else buckets(model, self._options.bucket_mb),
         )
-        distributed.load_state_dict(state)
+        distributed.load_state_dict(optimizer_state)
         share_optimizer_state(self, distributed, self._broadcast_tensor)
         return model, distributed
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PRELUDE = """
 import errno, sqlite3, sys, time
 from cluster.errors import TowerlineError
-from cluster.job import run_job
+from cluster.job import explain, run_job
 from cluster.settings import Settings
 """
 CLEANS_UP = """
@@ -87,3 +87,10 @@ def test_an_interrupted_job_cleans_up_and_says_how_to_go_on(number: signal.Signa
     assert output == "cleaned up\n", "a second Ctrl-C does not cut the clean-up short"
     assert "interrupted; run the same command again to go on" in errors
     assert "Traceback" not in errors
+
+
+def test_errors_that_are_each_others_cause_end_as_a_defect() -> None:
+    """As Ray's errors of several workers are."""
+    one, other = RuntimeError("one"), RuntimeError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert explain(one) is None

@@ -65,6 +65,7 @@ class ToyModel(nn.Module):
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
         self._begin = task.begin
+        self.register_buffer("flags_6", torch.rand(6, generator=generator) < 0.5)
 
     def predict(self, codes: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         hidden = self.norm(self.hidden(torch.cat([self.embedding(codes), features], dim=1)))
