@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.job import explain
+
 ROOT = Path(__file__).resolve().parents[2]
 PRELUDE = """
 import errno, sqlite3, sys, time
 from cluster.errors import TowerlineError
-from cluster.job import explain, run_job
+from cluster.job import run_job
 from cluster.settings import Settings
 """
 CLEANS_UP = """
