@@ -10,22 +10,20 @@ its fallback takes its place, and the answer says so (`degraded`). Those without
 
 import asyncio
 import dataclasses
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve.batch import Batch, Call, Stage
 from serve.batcher import MicroBatcher
 from serve.breaker import BreakerConfig, CircuitBreaker, State
+from serve.explaining import Explaining
 from serve.reranking import Reranking
-from serve.steps import InProcess, Remote, RemoteCall, StageUnavailableError, Step
-
-logger = logging.getLogger(__name__)
+from serve.steps import InProcess, Remote, RemoteCall, Step
 
 Edge = Literal["in_process", "remote"]
 StageName = Literal[
@@ -197,8 +195,11 @@ class Graph:
         )
         self._finishing = self._compose(RANKED[together:], stages, remote, fallbacks)
         """What is left to be done once it is known who is cold."""
-        self._explaining = self._compose(EXPLAINED, stages, remote, {})
-        self._being_explained = 0
+        self._explaining = Explaining(
+            self._compose(EXPLAINED, stages, remote, {}),
+            timeout_s=config.explain_timeout_s,
+            places=config.explain_waiting,
+        )
         self._batcher = MicroBatcher(
             self._rank, config.max_batch_size, config.batches_in_flight, _Waiting.shares_with, config.max_waiting
         )
@@ -216,15 +217,19 @@ class Graph:
         """Raise QueueFullError if so many more requests may not wait."""
         self._batcher.require_room(count)
 
-    async def recommend(self, call: Call) -> Outcome:
-        """Answer one request. Whether there is room for it is for its caller to ask.
+    def recommend(self, call: Call) -> Coroutine[Any, Any, Outcome]:
+        """The answer to one request, to be awaited. It has its place in the queue when this returns.
 
-        Raises:
+        Whether there is room for it is for its caller to ask. Awaiting it raises:
             StageUnavailableError: a stage that every answer needs is gone.
             TooLateError: the request's budget was used up before it could be answered at all.
         """
-        arrived = time.perf_counter()
-        ranked = await self._ranked(call)
+        budget_s = self._config.budget_s if call.budget_s is None else call.budget_s
+        place = self._batcher.submit(_Waiting(call, time.monotonic() + budget_s))
+        return self._outcome(call, self._ranked(place, budget_s), time.perf_counter())
+
+    async def _outcome(self, call: Call, coming: Awaitable[_Ranked], arrived: float) -> Outcome:
+        ranked = await coming
         timings = {"queue": (ranked.started - arrived) * 1e3, **ranked.batch.timings_ms}
         batch = ranked.batch.select([ranked.row])
         degraded = batch.degraded
@@ -244,11 +249,10 @@ class Graph:
         for step in self._in_process:
             step.close()
 
-    async def _ranked(self, call: Call) -> _Ranked:
-        budget_s = self._config.budget_s if call.budget_s is None else call.budget_s
+    async def _ranked(self, place: Awaitable[_Ranked | _Cold], budget_s: float) -> _Ranked:
         try:
             async with asyncio.timeout(budget_s) as timer:
-                ranked = await self._batcher.submit(_Waiting(call, time.monotonic() + budget_s))
+                ranked = await place
                 if isinstance(ranked, _Cold):
                     ranked = (await asyncio.shield(ranked.reranked))[ranked.row]
                 return ranked
@@ -279,30 +283,8 @@ class Graph:
     async def _finish(self, batch: Batch, deadline: float, started: float) -> list[_Ranked]:
         for step in self._finishing:
             batch = await step(batch, deadline)
-        wanted = [row for row, call in enumerate(batch.calls) if call.explain]
-        explained = None
-        if wanted and batch.item_features.height and self._may_explain(len(wanted)):
-            explained = asyncio.ensure_future(self._explain_some(batch.select(wanted), deadline))
+        explained = self._explaining.start(batch, deadline)
         return [_Ranked(batch, row, started, explained) for row in range(len(batch))]
-
-    def _may_explain(self, count: int) -> bool:
-        return self._being_explained + count <= self._config.explain_waiting
-
-    async def _explain_some(self, batch: Batch, deadline: float) -> Batch | None:
-        """The sentences, if they come in time: before `deadline` where the requests brought a budget."""
-        if all(call.budget_s is None for call in batch.calls):
-            deadline = time.monotonic() + self._config.explain_timeout_s
-        self._being_explained += len(batch)
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                for step in self._explaining:
-                    batch = await step(batch, deadline)
-                return batch
-        except (StageUnavailableError, TimeoutError) as error:
-            logger.warning("%d answers go without explanation: %s", len(batch), error or "it took too long")
-            return None
-        finally:
-            self._being_explained -= len(batch)
 
     def _compose(
         self,

@@ -10,22 +10,29 @@ from fastapi_offline import FastAPIOffline
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from serve.limits import REQUEST_TIMEOUT_S, Limits
-from serve.problems import MEDIA_TYPE, Problem, install
+from serve.problems import MEDIA_TYPE, Problem, ProblemError, install, problem_of
 from serve.schemas import (
     MAX_ID,
+    BatchAnswer,
     Count,
     FeedbackRequest,
     FeedbackResponse,
     Health,
     HttpModel,
+    ModelsResponse,
+    RecommendBatchRequest,
+    RecommendBatchResponse,
     RecommendRequest,
     RecommendResponse,
     SimilarResponse,
+    UserFeaturesResponse,
 )
 from serve.takeover import Live
 
 MAX_BODY = 2 * 2**20
 """Bytes of a request's body."""
+
+BATCH_PATH = "/v1/recommend:batch"
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body is not valid JSON"},
@@ -43,6 +50,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     504: {"model": Problem, "description": "The time for the answer is over"},
 }
 _WITHOUT_BODY: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (422, 503)}
+_OF_STORE: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (422, 429, 503, 504)}
 _UNKNOWN_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such item"}}
 
 
@@ -100,6 +108,14 @@ def _add_routes(app: FastAPI, live: Live, limits: Limits) -> None:
             with live.serving() as service:
                 return await service.recommend(request)
 
+    @app.post(BATCH_PATH, responses=_PROBLEMS)
+    async def recommend_batch(request: RecommendBatchRequest) -> RecommendBatchResponse:
+        """Items for each of several requests, as each alone would get them."""
+        async with limits.timed():
+            with live.serving() as service:
+                found = await service.recommend_batch(request.requests)
+        return RecommendBatchResponse(answers=tuple(map(_batch_answer, found)))
+
     @app.get("/v1/items/{item_id:id}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)
     async def similar(
         item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID, description="Percent-encoded, slashes too.")],
@@ -116,10 +132,31 @@ def _add_routes(app: FastAPI, live: Live, limits: Limits) -> None:
             with live.serving() as service:
                 return await asyncio.to_thread(service.feedback, request)
 
+    @app.get("/v1/users/{user_id:id}/features", responses=_OF_STORE)
+    async def features(
+        user_id: Annotated[str, Path(min_length=1, max_length=MAX_ID, description="Percent-encoded, slashes too.")],
+    ) -> UserFeaturesResponse:
+        """What is known of a user at this moment. Of an unknown user, the defaults."""
+        async with limits.timed(), limits.place():
+            with live.serving() as service:
+                return await asyncio.to_thread(service.features, user_id)
+
+    @app.get("/v1/models", responses={status: _PROBLEMS[status] for status in (429, 503, 504)})
+    async def models() -> ModelsResponse:
+        """Which models answer, and where they come from."""
+        async with limits.timed(), limits.place():
+            return await live.models()
+
     @app.get("/healthz", responses={status: _PROBLEMS[status] for status in (503, 504)})
     async def healthz() -> Health:
         """Whether the model answers: this asks it."""
         return await live.health()
+
+
+def _batch_answer(found: RecommendResponse | ProblemError) -> BatchAnswer:
+    if isinstance(found, RecommendResponse):
+        return BatchAnswer(answer=found)
+    return BatchAnswer(problem=problem_of(found.kind, found.detail, BATCH_PATH, found.errors))
 
 
 def _declare_problems(app: FastAPI) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cluster.settings import Settings
 from serve.decisions import DecisionLog
 from serve.problems import Kind, ProblemError
-from serve.schemas import Health
+from serve.schemas import Health, ModelsResponse
 from serve.service import Service
 from train.ledger import newest_number, read_ledger
 from train.tracking import connect
@@ -100,6 +100,16 @@ class Live:
         with self.serving() as service:
             health = await service.health()
         return health.model_copy(update={"champion": self._champion, "refused": self._refused})
+
+    async def models(self) -> ModelsResponse:
+        """The variants that answer, and who is champion."""
+        with self.serving() as service:
+            return ModelsResponse(
+                champion=self._champion,
+                refused=self._refused,
+                data_version=await asyncio.to_thread(service.data_version),
+                variants=(service.models(),),
+            )
 
     async def close(self) -> None:
         """Take no more requests, answer those under way, close the service and write what is left of the log."""

@@ -41,7 +41,7 @@ from serve.steps import StageUnavailableError
 from serve.takeover import Live
 from serve.variant import Variant
 from tests.ports import free_port
-from train.card import ModelCard
+from train.card import KINDS, ModelCard
 from train.evaluation import Evaluation
 from train.models.candidate_features import feature_names
 from train.models.covisitation import fit_covisitation
@@ -190,6 +190,7 @@ def shop_variant(shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: Ra
         retrieval=shop_retrieval,
         ranking=shop_ranking,
         items=shop.items(),
+        cards={kind: card(kind, HISTORY, "champion") for kind in KINDS},
     )
 
 
@@ -345,22 +346,29 @@ def store(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> OnlineStor
     return published(shop, tmp_path_factory.mktemp("store"))
 
 
-Answering = Callable[[OnlineStore, Path], AbstractContextManager[httpx.Client]]
+Answering = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @pytest.fixture(scope="session")
 def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
-    """`with answering(store, folder) as client`: an endpoint over HTTP without Ray; its log is complete afterwards."""
+    """`with answering(store, folder) as client`: an endpoint over HTTP without Ray; its log is complete afterwards.
+
+    With a moment `at`, its clock stands still then.
+    """
 
     @contextmanager
-    def answer(store: OnlineStore, decisions_folder: Path) -> Iterator[httpx.Client]:
+    def answer(store: OnlineStore, decisions_folder: Path, at: datetime | None = None) -> Iterator[httpx.Client]:
+        def clock() -> datetime:
+            return at or datetime.now(UTC)
+
         decisions = DecisionLog(decisions_folder, "replica-1")
         service = Service(
             place=Place("shop", "replica-1"),
             variant=shop_variant,
-            graph=Graph(GraphConfig(budget_s=30), make_stages(store), {"explain": no_language_model}),
+            graph=Graph(GraphConfig(budget_s=30), make_stages(store), {"explain": no_language_model}, clock=clock),
             store=store,
             decisions=decisions,
+            clock=clock,
         )
         with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=300) as client:
             yield client
