@@ -6,7 +6,7 @@ from datetime import datetime
 from data.features import views
 from data.online.store import OnlineStore
 from data.views import USER, views_of
-from serve.schemas import FeatureViewReading, ServedModel, ServedVariant, UserFeaturesResponse
+from serve.inspection_schemas import FeatureViewReading, ServedModel, ServedVariant, UserFeaturesResponse
 from serve.variant import Variant
 
 

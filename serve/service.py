@@ -18,6 +18,7 @@ from serve.decisions import Answered, Decision, DecisionLog
 from serve.feedback import store_feedback
 from serve.graph import Graph, Outcome, TooLateError
 from serve.inspection import served, user_features
+from serve.inspection_schemas import ServedVariant, UserFeaturesResponse
 from serve.problems import FieldError, Kind, ProblemError
 from serve.schemas import (
     DecisionLogHealth,
@@ -26,10 +27,8 @@ from serve.schemas import (
     Health,
     RecommendRequest,
     RecommendResponse,
-    ServedVariant,
     SimilarItem,
     SimilarResponse,
-    UserFeaturesResponse,
 )
 from serve.steps import StageUnavailableError
 from serve.variant import Variant

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from cluster.settings import Settings
 from serve.decisions import DecisionLog
+from serve.inspection_schemas import ModelsResponse
 from serve.problems import Kind, ProblemError
-from serve.schemas import Health, ModelsResponse
+from serve.schemas import Health
 from serve.service import Service
 from train.ledger import newest_number, read_ledger
 from train.tracking import connect
