@@ -20,6 +20,8 @@ from serve.decisions import DecisionLog
 from serve.graph import RANKED, Graph, StageName
 from serve.http import build_http
 from serve.loading import Parts, make_first
+from serve.metrics import Metrics
+from serve.ray_metrics import OnRay
 from serve.reranking_policy import RerankingPolicy
 from serve.schemas import Health
 from serve.service import Place, Service
@@ -46,8 +48,9 @@ class Gateway:
         self._reranking = reranking
         self._replica = ray.serve.get_replica_context().replica_id.unique_id
         self._decisions = DecisionLog(settings.home / "decisions" / config.dataset, self._replica)
+        self._metrics = Metrics(OnRay())
         first = make_first(settings, config, self._make)
-        self._live = Live(first.made, self._decisions, first.champion, first.refused)
+        self._live = Live(first.made, self._decisions, first.champion, first.refused, self._metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http(self._live, self._following, self._config.request_timeout_s)
@@ -84,7 +87,9 @@ class Gateway:
         return Service(
             place=Place(self._config.dataset, self._replica),
             variant=parts.variant,
-            graph=Graph(self._config.graph, stages, calls, parts.fallbacks(), rerank_below=below),
+            graph=Graph(
+                self._config.graph, stages, calls, parts.fallbacks(), rerank_below=below, metrics=self._metrics
+            ),
             store=parts.store,
             decisions=self._decisions,
         )

@@ -21,9 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve.batch import Batch, Call, Stage
 from serve.batcher import MicroBatcher
 from serve.breaker import BreakerConfig, CircuitBreaker, State
+from serve.composition import Composition
 from serve.explaining import Explaining
+from serve.metrics import Metrics
 from serve.reranking import Reranking
-from serve.steps import InProcess, Remote, RemoteCall, Step
+from serve.steps import RemoteCall
 
 Edge = Literal["in_process", "remote"]
 StageName = Literal[
@@ -168,23 +170,33 @@ class Graph:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         rerank_below: int = 0,
+        metrics: Metrics | None = None,
     ) -> None:
         """`stages` holds the in-process stages of `config`, `remote` the others.
 
         `fallbacks` holds what takes the place of a stage that is skipped; one without is needed by every answer.
         `clock` gives the time in UTC. Users of whom fewer than `rerank_below` events are known are re-ranked.
+        `metrics` is told how it goes.
         """
         self._config = config
         self._clock = clock
+        self._metrics = metrics or Metrics()
         self._breakers = {name: CircuitBreaker(name, config.breaker) for name in remote}
-        self._in_process: list[InProcess] = []
+        self._composition = compose = Composition(
+            stages,
+            remote,
+            fallbacks or {},
+            self._breakers,
+            self._metrics,
+            share=config.stage_share,
+            threads=config.batches_in_flight,
+        )
         reranks = config.rerank != "off" and rerank_below > 0
         together = AFTER_RANKING if reranks else len(RANKED)
-        fallbacks = fallbacks or {}
-        self._steps = self._compose(RANKED[:together], stages, remote, fallbacks)
+        self._steps = compose.steps(RANKED[:together])
         self._reranking = (
             Reranking(
-                self._compose(RERANKED, stages, remote, fallbacks),
+                compose.steps(RERANKED),
                 rerank_below,
                 timeout_s=config.rerank_timeout_s,
                 share=config.stage_share,
@@ -193,12 +205,10 @@ class Graph:
             if reranks
             else None
         )
-        self._finishing = self._compose(RANKED[together:], stages, remote, fallbacks)
+        self._finishing = compose.steps(RANKED[together:])
         """What is left to be done once it is known who is cold."""
         self._explaining = Explaining(
-            self._compose(EXPLAINED, stages, remote, {}),
-            timeout_s=config.explain_timeout_s,
-            places=config.explain_waiting,
+            compose.steps(EXPLAINED), timeout_s=config.explain_timeout_s, places=config.explain_waiting
         )
         self._batcher = MicroBatcher(
             self._rank, config.max_batch_size, config.batches_in_flight, _Waiting.shares_with, config.max_waiting
@@ -241,13 +251,13 @@ class Graph:
                 mine = [each.decision_id for each in explained.calls].index(call.decision_id)
                 batch = dataclasses.replace(batch, explanations=(explained.explanations[mine],))
                 timings["explain"] = explained.timings_ms["explain"]
+        self._metrics.ranked(ranked.started - arrived, degraded)
         timings["total"] = (time.perf_counter() - arrived) * 1e3
         return Outcome(batch, degraded, {name: round(spent, 3) for name, spent in timings.items()})
 
     def close(self) -> None:
         """Give the worker threads back."""
-        for step in self._in_process:
-            step.close()
+        self._composition.close()
 
     async def _ranked(self, place: Awaitable[_Ranked | _Cold], budget_s: float) -> _Ranked:
         try:
@@ -265,8 +275,10 @@ class Graph:
         started = time.perf_counter()
         deadline = min(each.deadline for each in waiting)
         batch = Batch(calls=tuple(each.call for each in waiting), at=self._clock())
+        self._metrics.batch(len(batch), self._config.max_batch_size)
         for step in self._steps:
             batch = await step(batch, deadline)
+        self._metrics.candidates(batch.named_by)
         cold = self._reranking.cold(batch) if self._reranking is not None else []
         if not cold:
             return await self._finish(batch, deadline, started)
@@ -285,28 +297,3 @@ class Graph:
             batch = await step(batch, deadline)
         explained = self._explaining.start(batch, deadline)
         return [_Ranked(batch, row, started, explained) for row in range(len(batch))]
-
-    def _compose(
-        self,
-        names: Sequence[StageName],
-        stages: Mapping[StageName, Stage],
-        remote: Mapping[StageName, RemoteCall],
-        fallbacks: Mapping[StageName, Stage],
-    ) -> list[Step]:
-        """One step per remote stage and one per run of neighbouring in-process stages."""
-        steps: list[Step] = []
-        fused: list[tuple[str, Stage]] = []
-        for name in names:
-            if name in remote:
-                steps += [self._fused(fused, fallbacks)] if fused else []
-                breaker = self._breakers[name]
-                steps.append(Remote(name, remote[name], breaker, self._config.stage_share, fallbacks.get(name)))
-                fused = []
-            else:
-                fused.append((name, stages[name]))
-        return steps + ([self._fused(fused, fallbacks)] if fused else [])
-
-    def _fused(self, stages: Sequence[tuple[str, Stage]], fallbacks: Mapping[StageName, Stage]) -> InProcess:
-        step = InProcess(stages, {str(name): each for name, each in fallbacks.items()}, self._config.batches_in_flight)
-        self._in_process.append(step)
-        return step

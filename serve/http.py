@@ -5,13 +5,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI, Path, Query, Response
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from serve.inspection_schemas import ModelsResponse, UserFeaturesResponse
 from serve.limits import REQUEST_TIMEOUT_S, Limits
+from serve.measured import Measured
 from serve.openapi import describe
 from serve.problems import Problem, ProblemError, install, problem_of
 from serve.schemas import (
@@ -104,6 +106,7 @@ def build_http(
     register_url_convertor("id", _IdConvertor())
     _add_routes(app, live, Limits(request_timeout_s))
     install(app, MAX_BODY)
+    app.add_middleware(Measured, metrics=live.metrics)
     describe(app)
     return app
 
@@ -154,6 +157,13 @@ def _add_routes(app: FastAPI, live: Live, limits: Limits) -> None:
         """Which models answer, and where they come from."""
         async with limits.timed(), limits.place():
             return await live.models()
+
+    if live.metrics.exposition() is not None:
+
+        @app.get("/metrics", include_in_schema=False)
+        async def metrics() -> Response:
+            """What is measured here, in Prometheus' text format."""
+            return Response(live.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/healthz", responses={status: _PROBLEMS[status] for status in (413, 500, 503, 504)})
     async def healthz() -> Health:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -71,6 +71,11 @@ class Service:
     def variant(self) -> str:
         """Name of the variant that answers."""
         return self._variant.name
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Model name to version of the variant."""
+        return self._variant.versions
 
     async def recommend(self, request: RecommendRequest) -> RecommendResponse:
         """Items for one user, and the decision log's entry for them. Raises `ProblemError` if it cannot be answered."""

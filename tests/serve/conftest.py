@@ -29,6 +29,7 @@ from serve.batch import Batch, Stage
 from serve.decisions import DecisionLog
 from serve.graph import Graph, GraphConfig, StageName
 from serve.http import build_http
+from serve.metrics import Metrics
 from serve.service import Place, Service
 from serve.stages.diversity import Diversity
 from serve.stages.facts import GatherFacts
@@ -361,16 +362,17 @@ def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
         def clock() -> datetime:
             return at or datetime.now(UTC)
 
-        decisions = DecisionLog(decisions_folder, "replica-1")
+        decisions, metrics, config = DecisionLog(decisions_folder, "replica-1"), Metrics(), GraphConfig(budget_s=30)
         service = Service(
             place=Place("shop", "replica-1"),
             variant=shop_variant,
-            graph=Graph(GraphConfig(budget_s=30), make_stages(store), {"explain": no_language_model}, clock=clock),
+            graph=Graph(config, make_stages(store), {"explain": no_language_model}, clock=clock, metrics=metrics),
             store=store,
             decisions=decisions,
             clock=clock,
         )
-        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=300) as client:
+        live = Live(service, decisions, metrics=metrics)
+        with _listening(build_http(live)) as url, httpx.Client(base_url=url, timeout=300) as client:
             yield client
 
     return answer
