@@ -15,7 +15,7 @@ class Explaining:
     """Takes batches of requests that want sentences. Belongs to one event loop."""
 
     def __init__(self, steps: Sequence[Step], *, timeout_s: float, places: int) -> None:
-        """`steps`: what writes the sentences, for `places` requests at once, within `timeout_s` seconds."""
+        """`steps`: what writes the sentences; none if nothing does. `places`: requests at once. `timeout_s` seconds."""
         self._steps = tuple(steps)
         self._timeout_s = timeout_s
         self._places = places
@@ -27,7 +27,7 @@ class Explaining:
         requests brought a budget.
         """
         wanted = [row for row, call in enumerate(batch.calls) if call.explain]
-        if not wanted or not batch.item_features.height or len(wanted) > self._places:
+        if not self._steps or not wanted or not batch.item_features.height or len(wanted) > self._places:
             return None
         return asyncio.ensure_future(self._explain(batch.select(wanted), deadline))
 

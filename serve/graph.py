@@ -10,6 +10,8 @@ its fallback takes its place, and the answer says so (`degraded`). Those without
 
 import asyncio
 import dataclasses
+import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,8 +59,8 @@ class GraphConfig(BaseModel):
     (`serve.reranking_policy`). Gathering what it re-ranks by always happens in process."""
     diversity: Edge = "in_process"
     """What rules say of an answer as a whole is always seen to in process after it (`limit`)."""
-    explain: Edge = "remote"
-    """Gathering the facts for it always happens in process."""
+    explain: Edge | Literal["off"] = "remote"
+    """Gathering the facts for it always happens in process. Off, there is no language model, and no sentences."""
 
     candidates: int = Field(default=100, ge=1, le=10_000)
     """Items that retrieval hands to the ranker, after those already seen are left out."""
@@ -108,12 +110,20 @@ class GraphConfig(BaseModel):
     def most_requests(self) -> int:
         """Most requests that a graph has under way: they wait, are being ranked, re-ranked or explained."""
         reranked = 0 if self.rerank == "off" else self.rerank_waiting
-        return self.max_waiting + self.max_batch_size * self.batches_in_flight + reranked + self.explain_waiting
+        explained = 0 if self.explain == "off" else self.explain_waiting
+        return self.max_waiting + self.max_batch_size * self.batches_in_flight + reranked + explained
 
     def in_process(self) -> tuple[StageName, ...]:
         """The stages that live in the gateway's replicas."""
         reranked = () if self.rerank == "off" else RERANKED
-        return tuple(name for name in (*RANKED, *reranked, *EXPLAINED) if name not in self.remote())
+        explained = () if self.explain == "off" else EXPLAINED
+        return tuple(name for name in (*RANKED, *reranked, *explained) if name not in self.remote())
+
+    def here(self) -> "GraphConfig":
+        """The same graph without deployments and without sentences, for whoever has all the time in the world."""
+        edges = dict.fromkeys(self.remote(), "in_process")
+        patience = {"rerank_timeout_s": math.inf, "rerank_waiting": sys.maxsize}
+        return self.model_copy(update=edges | patience | {"explain": "off"})
 
 
 @dataclass(frozen=True)
@@ -208,7 +218,9 @@ class Graph:
         self._finishing = compose.steps(RANKED[together:])
         """What is left to be done once it is known who is cold."""
         self._explaining = Explaining(
-            compose.steps(EXPLAINED), timeout_s=config.explain_timeout_s, places=config.explain_waiting
+            compose.steps(EXPLAINED) if config.explain != "off" else (),
+            timeout_s=config.explain_timeout_s,
+            places=config.explain_waiting,
         )
         self._batcher = MicroBatcher(
             self._rank, config.max_batch_size, config.batches_in_flight, _Waiting.shares_with, config.max_waiting
