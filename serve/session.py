@@ -19,7 +19,7 @@ from data.dataset import Dataset, open_dataset
 from serve.app import NAME, application
 from serve.config import AppConfig
 from serve.loading import online_store
-from serve.profile import SERVE_TIMEOUT_S, base_url, http_options, logging_config, require_free_port
+from serve.profile import SERVE_TIMEOUT_S, base_url, grpc_options, http_options, logging_config, require_free_port
 from train.registry import champion_cards
 
 STOP_TIMEOUT_S = SERVE_TIMEOUT_S
@@ -74,7 +74,12 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
     store.close()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        ray.serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=logging_config())
+        ray.serve.start(
+            proxy_location="HeadOnly",
+            http_options=http_options(settings),
+            grpc_options=grpc_options(settings),
+            logging_config=logging_config(),
+        )
         _deploy(settings, config)
         yield base_url(settings)
     finally:
