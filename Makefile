@@ -59,4 +59,4 @@ cluster-down: install
 install-servers: ## what `make test-cluster` takes from Debian
 	@if which curl unshare redis-server prometheus wrk >/dev/null \
 		&& ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then echo "nothing to install"; \
-	else apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q $(SERVERS); fi
+	else apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SERVERS); fi
