@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python -m
 # Debian's packages that the tests take servers and tools from.
-SERVERS := curl util-linux redis-server postgresql
+SERVERS := curl util-linux redis-server postgresql prometheus wrk
 
 # `make bench-features`: events, and how often each side runs.
 SIZES ?= 1m 10m 50m
@@ -24,7 +24,7 @@ serve: install ## the endpoint, from the registry
 	@$(RUN) jobs.serve_models
 
 test: install
-	@$(RUN) pytest -m "not cluster"
+	@$(RUN) pytest -m "not cluster" -n 2 --dist loadfile
 
 test-cluster: install ## what is slow or starts servers
 	@$(RUN) pytest -m cluster
@@ -57,6 +57,6 @@ cluster-down: install
 	@$(RUN) cluster.local_cluster down
 
 install-servers: ## what `make test-cluster` takes from Debian
-	@if [ -x "$$(command -v curl)" ] && [ -x "$$(command -v unshare)" ] && [ -x "$$(command -v redis-server)" ] \
+	@if which curl unshare redis-server prometheus wrk >/dev/null \
 		&& ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then echo "nothing to install"; \
-	else apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q $(SERVERS); fi
+	else apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SERVERS); fi
