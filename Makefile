@@ -12,7 +12,7 @@ DATASET ?= movielens-100k
 SEEDS ?= 3
 OTHER_SEEDS ?= 1
 
-.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-train bench-autoscaling cluster-up cluster-down install-servers
+.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-train bench-item-table bench-autoscaling cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -40,6 +40,9 @@ bench-features: install ## features beside polars, DuckDB and Feast; SIZES="1m 1
 
 bench-train: install ## Horovod beside torch DDP beside a plain loop, and what Horovod's features do; 15 minutes
 	@$(RUN) benchmarks.training --dataset $(DATASET)
+
+bench-item-table: install ## the two-tower's table of a million items with dense and with sparse gradients; 5 minutes
+	@$(RUN) benchmarks.item_table
 
 bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
 	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search)
