@@ -47,7 +47,7 @@ bench-quality: install ## our models beside RecTools, RecBole, implicit and Lens
 bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes
 	@$(RUN) benchmarks.autoscaling --dataset $(DATASET)
 
-bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour
+bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour or two
 	@$(RUN) benchmarks.ablation --dataset $(DATASET) --seeds $(SEEDS)
 
 cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
