@@ -7,7 +7,7 @@ SERVERS := curl util-linux redis-server postgresql prometheus wrk
 # `make bench-features`: events, and how often each side runs.
 SIZES ?= 1m 10m 50m
 REPEATS ?= 3
-# `make bench-quality`: which data set, how many seeds (on the protocols beside the first, too); SEARCH=1 searches every system's settings first.
+# `make bench-quality`: which data set, how many seeds (on the protocols beside the first, too); SEARCH=1 searches every system's settings first, SEARCH=missing those that nobody has searched.
 DATASET ?= movielens-100k
 SEEDS ?= 3
 OTHER_SEEDS ?= 1
@@ -45,12 +45,12 @@ bench-item-table: install ## the two-tower's table of a million items with dense
 	@$(RUN) benchmarks.item_table
 
 bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
-	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search)
+	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search $(if $(filter missing,$(SEARCH)),missing,all))
 
 bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes
 	@$(RUN) benchmarks.autoscaling --dataset $(DATASET)
 
-bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour
+bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour or two
 	@$(RUN) benchmarks.ablation --dataset $(DATASET) --seeds $(SEEDS)
 
 cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
