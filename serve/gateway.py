@@ -22,6 +22,8 @@ from serve.graph import RANKED, Graph, StageName
 from serve.http import build_http
 from serve.limits import Limits
 from serve.loading import Parts, make_first
+from serve.metrics import Metrics
+from serve.ray_metrics import OnRay
 from serve.reranking_policy import RerankingPolicy
 from serve.rpc import recommend as rpc
 from serve.rpc import recommender_pb2 as messages
@@ -50,8 +52,9 @@ class Gateway:
         self._reranking = reranking
         self._replica = ray.serve.get_replica_context().replica_id.unique_id
         self._decisions = DecisionLog(settings.home / "decisions" / config.dataset, self._replica)
+        self._metrics = Metrics(OnRay())
         first = make_first(settings, config, self._make)
-        self._live = Live(first.made, self._decisions, first.champion, first.refused)
+        self._live = Live(first.made, self._decisions, first.champion, first.refused, self._metrics)
         self._limits = Limits(config.request_timeout_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -100,7 +103,9 @@ class Gateway:
         return Service(
             place=Place(self._config.dataset, self._replica),
             variant=parts.variant,
-            graph=Graph(self._config.graph, stages, calls, parts.fallbacks(), rerank_below=below),
+            graph=Graph(
+                self._config.graph, stages, calls, parts.fallbacks(), rerank_below=below, metrics=self._metrics
+            ),
             store=parts.store,
             decisions=self._decisions,
         )

@@ -88,6 +88,19 @@ class ProblemError(Exception):
         self.errors = tuple(errors)
 
 
+def problem_of(kind: Kind, detail: str, path: str, errors: Sequence[FieldError] = ()) -> Problem:
+    """One problem with what was asked at `path`; never fails, whatever the client sent."""
+    status, title = kind.value
+    return Problem(
+        type=kind.urn,
+        title=title,
+        status=status.value,
+        detail=_clean(detail),
+        instance=quote(path, safe="/:", errors="replace"),
+        errors=tuple(errors),
+    )
+
+
 def problem_response(
     kind: Kind,
     detail: str,
@@ -95,19 +108,10 @@ def problem_response(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The response for one problem; never fails, whatever the client sent."""
-    status, title = kind.value
-    problem = Problem(
-        type=kind.urn,
-        title=title,
-        status=status.value,
-        detail=_clean(detail),
-        instance=quote(path, errors="replace"),
-        errors=tuple(errors),
-    )
-    document = problem.model_dump(exclude_defaults=True)
+    """The response for one problem, as `problem_of`."""
+    document = problem_of(kind, detail, path, errors).model_dump(exclude_defaults=True)
     body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
-    return Response(body, status.value, dict(headers or {}), media_type=MEDIA_TYPE)
+    return Response(body, kind.value[0].value, dict(headers or {}), media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI, max_body: int) -> None:
