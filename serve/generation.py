@@ -99,7 +99,7 @@ class End:
 class Refused:
     """There is no completion, or no more of it."""
 
-    reason: Literal["busy", "cold", "too_long", "too_late", "failed"]
+    reason: Literal["busy", "cold", "invalid", "too_long", "too_late", "failed"]
     detail: str
 
 
@@ -170,6 +170,9 @@ class Writer:
                 self._llama.handle_completions(_parameters(question), transcript.take)
             else:
                 self._llama.handle_chat_completions(_parameters(question), transcript.take)
+        except ValueError as error:
+            # What llama.cpp calls an invalid argument.
+            transcript.end(Refused("invalid", str(error)))
         finally:
             transcript.close()
 
@@ -223,7 +226,7 @@ class _Transcript:
     def take(self, chunk: dict[str, Any]) -> bool:
         """One chunk; true when no further one is wanted."""
         if "error" in chunk:
-            self._end(_refusal(chunk["error"]))
+            self.end(_refusal(chunk["error"]))
             return True
         for choice in chunk["choices"]:
             text = choice["delta"].get("content") if "delta" in choice else choice["text"]
@@ -232,25 +235,26 @@ class _Transcript:
             self._reason = choice["finish_reason"] or self._reason
         if "usage" in chunk and self._reason is not None:
             usage = chunk["usage"]
-            self._end(End(self._reason, usage["prompt_tokens"], usage["completion_tokens"]))
+            self.end(End(self._reason, usage["prompt_tokens"], usage["completion_tokens"]))
         return self._given_up()
+
+    def end(self, last: End | Refused) -> None:
+        """Nothing follows this."""
+        if self._texts:
+            self._emit(Text("".join(self._texts)))
+        self._emit(last)
+        self._ended = True
 
     def close(self) -> None:
         """No chunk follows. One that llama.cpp broke off for reasons of its own is a failure."""
         if not self._ended and not self._given_up():
-            self._end(Refused("failed", "the language model broke off"))
+            self.end(Refused("failed", "the language model broke off"))
 
     def _add(self, text: str) -> None:
         if self._piecewise:
             self._emit(Text(text))
         else:
             self._texts.append(text)
-
-    def _end(self, last: End | Refused) -> None:
-        if self._texts:
-            self._emit(Text("".join(self._texts)))
-        self._emit(last)
-        self._ended = True
 
 
 def _refusal(error: dict[str, Any]) -> Refused:
@@ -260,5 +264,7 @@ def _refusal(error: dict[str, Any]) -> Refused:
         return Refused(
             "too_long", f"the prompt is {tokens} tokens long; at most {context - 1} leave room for an answer"
         )
+    if error.get("type") == "invalid_request_error":
+        return Refused("invalid", str(error["message"]))
     logger.error("no completion: %s", error)
     return Refused("failed", f"the language model does not answer: {error.get('message', error)}")

@@ -23,6 +23,7 @@ STARTS_WITHIN_S = 5
 _REFUSALS: dict[str, tuple[Kind, int | None]] = {
     "busy": (Kind.TOO_BUSY, 1),
     "cold": (Kind.UNAVAILABLE, STARTS_WITHIN_S),
+    "invalid": (Kind.INVALID_FIELD, None),
     "too_long": (Kind.PROMPT_TOO_LONG, None),
     "too_late": (Kind.TOO_LATE, None),
     "failed": (Kind.UNAVAILABLE, 1),
@@ -55,7 +56,7 @@ def refusal(refused: Refused, prompt_field: str) -> ProblemError:
     """A completion that was refused as a problem. `prompt_field`: what the request calls its prompt."""
     kind, retry_after_s = _REFUSALS[refused.reason]
     detail = refused.detail if retry_after_s is None else f"{refused.detail}; ask again in {retry_after_s} s"
-    errors = [FieldError(field=prompt_field, message=detail)] if kind is Kind.PROMPT_TOO_LONG else []
+    errors = [FieldError(field=prompt_field, message=detail)] if refused.reason in ("invalid", "too_long") else []
     return ProblemError(kind, detail, errors, retry_after_s)
 
 

@@ -203,6 +203,12 @@ REFUSED: dict[str, tuple[Call, type[openai.APIStatusError], str, str, str]] = {
         lambda client: client.chat.completions.create(model=MODEL, messages=[]),
         openai.UnprocessableEntityError, "messages", "invalid_field", "at least 1 item",
     ),
+    "a conversation the model cannot follow": (
+        lambda client: client.chat.completions.create(
+            model=MODEL, messages=[*CAPITAL, *[{"role": "assistant", "content": "Well"}] * 2]
+        ),
+        openai.UnprocessableEntityError, "messages", "invalid_field", "2 or more assistant messages at the end",
+    ),
     "too many tokens": (
         lambda client: client.chat.completions.create(model=MODEL, messages=CAPITAL, max_completion_tokens=401),
         openai.UnprocessableEntityError, "max_completion_tokens", "invalid_field", "is 401; this endpoint writes 400",

@@ -73,12 +73,12 @@ def test_a_language_model_without_a_replica_is_done_without_and_started(url: str
         assert answer["degraded"] == ["explain"]
         assert [item["explanation"] for item in answer["items"]] == [None, None]
         refused = client.post("/v1/completions", json=prompt)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < CONFIG.graph.explain_timeout_s
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert "one is being started" in refused.json()["error"]["message"]
         assert client.get("/healthz").json()["circuits"]["explain"] == "closed"
         while client.post("/v1/completions", json=prompt).status_code == 503:
-            assert time.monotonic() - started < 60
+            assert time.monotonic() - started < 120
             time.sleep(0.2)
         assert client.post("/v1/completions", json=prompt).json()["usage"]["completion_tokens"] == 2
         answer = client.post("/v1/recommend", json=question).json()
