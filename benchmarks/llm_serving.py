@@ -103,10 +103,11 @@ def _served(settings: Settings, config: AppConfig, rounds: int) -> Measured:
 
     with connect(settings, log_to_driver=False), running(settings, config) as url:
         address = urlsplit(url).netloc
-        return _measured(lambda prompt: _completed_over_http(address, prompt), rounds)
+        return measured(lambda prompt: completed_over_http(address, prompt), rounds)
 
 
-def _completed_over_http(address: str, prompt: str) -> Completed:
+def completed_over_http(address: str, prompt: str) -> Completed:
+    """By the endpoint at `address` (host:port). Raises TowerlineError if it refuses."""
     asked = {
         "model": MODEL,
         "prompt": prompt,
@@ -148,26 +149,27 @@ def _direct_here(config: AppConfig, rounds: int) -> Measured:
         context=config.explain.context,
         max_tokens=TOKENS,
     )
-    return _measured(lambda prompt: _completed_directly(llama, prompt), rounds)
+    return measured(lambda prompt: completed_directly(llama, prompt), rounds)
 
 
-def _completed_directly(llama: Any, prompt: str) -> Completed:
-    first_s, tokens = 0.0, 0
+def completed_directly(llama: Any, prompt: str, tokens: int = TOKENS) -> Completed:
+    """By llama.cpp in this process; `tokens` at most."""
+    first_s, written = 0.0, 0
 
     def take(chunk: dict[str, Any]) -> bool:
-        nonlocal first_s, tokens
+        nonlocal first_s, written
         first_s = first_s or time.perf_counter() - began
-        tokens = chunk.get("usage", {}).get("completion_tokens", 0)
+        written = chunk.get("usage", {}).get("completion_tokens", 0)
         return False
 
-    asked = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": True, "cache_prompt": True}
+    asked = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True, "cache_prompt": True}
     began = time.perf_counter()
     llama.handle_completions({**asked, "stream_options": {"include_usage": True}}, take)
-    return Completed(tokens, first_s)
+    return Completed(written, first_s)
 
 
-def _measured(complete: Complete, rounds: int) -> Measured:
-    """Medians over the rounds. Both sides are asked the same prompts in the same order."""
+def measured(complete: Complete, rounds: int) -> Measured:
+    """The figures of one side: medians over the rounds. Both sides are asked the same prompts in the same order."""
     complete("Once upon a time")
     seen = defaultdict(list)
     numbers = itertools.count()

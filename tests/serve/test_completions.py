@@ -106,6 +106,14 @@ def test_the_stream_is_server_sent_events_that_end_with_done(url: str) -> None:
     assert all(json.loads(event.removeprefix("data: "))["object"] == "text_completion" for event in events)
 
 
+def test_prompt_and_completion_fit_into_the_context_together(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt="word " * 490, temperature=0, max_tokens=100)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens > 480
+    assert CONTEXT - 2 <= answer.usage.total_tokens <= CONTEXT
+    assert answer.choices[0].finish_reason == "length"
+
+
 @pytest.mark.parametrize("stop", [" four", [" nine", " four"]])
 def test_it_ends_before_a_stop_text(client: openai.OpenAI, stop: str | list[str]) -> None:
     asked: dict[str, Any] = {"model": MODEL, "prompt": "One, two, three, four, one, two,", "temperature": 0}
