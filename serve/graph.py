@@ -40,6 +40,8 @@ RERANKED: tuple[StageName, ...] = ("profile", "rerank")
 AFTER_RANKING = RANKED.index("ranking") + 1
 EXPLAINED: tuple[StageName, ...] = ("facts", "explain")
 """The stages that add the sentences."""
+OF_LANGUAGE_MODEL: tuple[StageName, ...] = ("rerank", "explain")
+"""The stages that the language model works in."""
 MAX_BUDGET_S = 30.0
 MAX_REQUESTS = 100
 """Requests that may come in one; the queue must have room for them."""

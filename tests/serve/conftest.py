@@ -372,7 +372,7 @@ def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
             clock=clock,
         )
         live = Live(service, decisions, metrics=metrics)
-        with _listening(build_http(live)) as url, httpx.Client(base_url=url, timeout=300) as client:
+        with listening(build_http(live)) as url, httpx.Client(base_url=url, timeout=300) as client:
             yield client
 
     return answer
@@ -385,7 +385,7 @@ def client(answering: Answering, store: OnlineStore, decisions_folder: Path) -> 
 
 
 @contextmanager
-def _listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI) -> Iterator[str]:
     """`app` on a free port, in a thread of this process, until the block ends."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
