@@ -76,7 +76,7 @@ class Decision(BaseModel):
     everything: Mapping[str, Any] = {}
     """Features of all events together, and their `known_until`."""
 
-    candidates: Mapping[str, Sequence[Any]] = {}
+    candidates: Mapping[str, list[Any]] = {}
     """Columns of equal length, one row per candidate: item_id, retrieval_score, ranking_score, item features and their
     `known_until`."""
 
