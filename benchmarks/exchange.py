@@ -6,9 +6,10 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from cluster.errors import TowerlineError
@@ -51,6 +52,8 @@ class ExchangeCost:
     """To the other ranks, everything that Horovod or Gloo says included."""
     examples: float
     """Of the global batch."""
+    peak_mb: float
+    """The most memory that rank 0 held until it had taken its first steps with the exchange."""
 
     @property
     def share(self) -> float:
@@ -98,3 +101,15 @@ def measure(exchange: Exchange, size: int = 2) -> ExchangeCost:
             said = (Path(folder) / f"log-{failed[0]}").read_text()
             raise TowerlineError(f"rank {failed[0]} of {size} failed ({exchange.backend}):\n{said[-2000:]}")
         return ExchangeCost(**json.loads(result.read_text()))
+
+
+def cost_figures(name: str, runs: Sequence[ExchangeCost]) -> dict[str, float]:
+    """What `runs` of one exchange cost, each figure under its `name`: medians, and of memory the most."""
+    return {
+        f"exchange_samples_per_s/{name}": median(run.samples_per_s for run in runs),
+        f"exchange_cpu_ms_per_batch/{name}": median(run.cpu_seconds for run in runs) * 1e3,
+        f"communication_share/{name}": median(run.share for run in runs),
+        f"communication_cpu_share/{name}": median(run.cpu_share for run in runs),
+        f"kb_per_batch/{name}": median(run.bytes_sent for run in runs) / 1e3,
+        f"exchange_peak_mb/{name}": max(run.peak_mb for run in runs),
+    }

@@ -1,6 +1,5 @@
 """A rank of `benchmarks.exchange`: `python -m benchmarks.exchange_ranks PLAN RESULT`."""
 
-import copy
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from benchmarks.exchange import Exchange, ExchangeCost
+from benchmarks.training_task import peak_mb
 from benchmarks.wire import bytes_sent
 from train.communicator import (
     Communicator,
@@ -36,9 +36,11 @@ BATCHES = 8
 def measured(exchange: Exchange, communicator: Communicator) -> ExchangeCost:
     """Steps with and without the exchange take turns, on the same ranks at the same time."""
     task = exchange.build_task(exchange.task_config)
-    alone = copy.deepcopy(task)
     model, optimizer = communicator.prepare(task.model, task.optimizer(), exchange.backward_passes_per_step)
     together = _Block(exchange, task, model, optimizer, communicator)
+    together.run()
+    peak = peak_mb()  # Before there is a second model.
+    alone = exchange.build_task(exchange.task_config)
     apart = _Block(exchange, alone, alone.model, alone.optimizer(), SingleProcess())
     rounds: list[tuple[float, ...]] = []
     for _ in range(1 + exchange.rounds):
@@ -48,7 +50,7 @@ def measured(exchange: Exchange, communicator: Communicator) -> ExchangeCost:
         rounds.append((seconds, cpu_seconds, sent, *apart.run()))
         communicator.allreduce_mean(torch.zeros(1))  # Nobody's wait for a slower rank counts as exchange.
     seconds, cpu_seconds, sent, seconds_alone, cpu_seconds_alone = (median(of) for of in zip(*rounds[1:], strict=True))
-    return ExchangeCost(seconds, seconds_alone, cpu_seconds, cpu_seconds_alone, sent, together.examples)
+    return ExchangeCost(seconds, seconds_alone, cpu_seconds, cpu_seconds_alone, sent, together.examples, peak)
 
 
 class _Block:

@@ -7,11 +7,10 @@ All sides train the same two-tower with the same global batch and take turns in 
 
 import argparse
 from collections.abc import Callable, Sequence
-from statistics import median
 
 import torch
 
-from benchmarks.exchange import Exchange, ExchangeCost, measure
+from benchmarks.exchange import Exchange, ExchangeCost, cost_figures, measure
 from benchmarks.gpu_training import gpu_figures
 from benchmarks.quality import MOVIELENS, opened
 from benchmarks.table_training import TableConfig, TableTask
@@ -113,14 +112,7 @@ def exchange_figures(task: BenchTaskConfig, repeats: int, chosen: Sequence[str])
             cost = measure(EXCHANGES[name](task))
             costs[name].append(cost)
             print(f"exchange {name}: {cost.seconds * 1e3:.1f} ms, {cost.bytes_sent / 1e3:,.0f} kB a batch", flush=True)
-    figures: dict[str, float] = {}
-    for name, runs in costs.items():
-        figures[f"exchange_samples_per_s/{name}"] = median(run.samples_per_s for run in runs)
-        figures[f"exchange_cpu_ms_per_batch/{name}"] = median(run.cpu_seconds for run in runs) * 1e3
-        figures[f"communication_share/{name}"] = median(run.share for run in runs)
-        figures[f"communication_cpu_share/{name}"] = median(run.cpu_share for run in runs)
-        figures[f"kb_per_batch/{name}"] = median(run.bytes_sent for run in runs) / 1e3
-    return figures
+    return {name: value for how, runs in costs.items() for name, value in cost_figures(how, runs).items()}
 
 
 if __name__ == "__main__":

@@ -22,14 +22,15 @@ EXCHANGE_COLUMNS = {
     "communication_share": "exchange, of time",
     "communication_cpu_share": "exchange, of computing",
     "kb_per_batch": "sent, kB a batch",
+    "exchange_peak_mb": "peak, MB",
 }
 
 
 def print_figures(figures: Mapping[str, float]) -> None:
     """The sides, what the exchange of gradients costs them, and the ratios."""
     console = Console(highlight=False, width=110)
-    console.print(_table("training", PLACES, SIDE_COLUMNS, figures))
-    console.print(_table("two ranks", exchange_places(figures), EXCHANGE_COLUMNS, figures))
+    console.print(figures_table("training", PLACES, SIDE_COLUMNS, figures))
+    console.print(figures_table("two ranks", exchange_places(figures), EXCHANGE_COLUMNS, figures))
     shown = (*SIDE_COLUMNS, *EXCHANGE_COLUMNS)
     others = Table("other figures", "", box=rich.box.SIMPLE_HEAD)
     for name, value in figures.items():
@@ -41,6 +42,14 @@ def print_figures(figures: Mapping[str, float]) -> None:
 def exchange_places(figures: Mapping[str, float]) -> list[str]:
     """What the exchange was measured with."""
     return [name.removeprefix("kb_per_batch/") for name in figures if name.startswith("kb_per_batch/")]
+
+
+def figures_table(title: str, places: Iterable[str], columns: Mapping[str, str], figures: Mapping[str, float]) -> Table:
+    """A row per place, a column per metric; `columns`: metric to the head of its column."""
+    table = Table(title, *columns.values(), box=rich.box.SIMPLE_HEAD)
+    for place in places:
+        table.add_row(place, *(_text(figures.get(f"{metric}/{place}")) for metric in columns))
+    return table
 
 
 def write_picture(figures: Mapping[str, float], path: Path) -> Path:
@@ -67,13 +76,6 @@ def write_picture(figures: Mapping[str, float], path: Path) -> Path:
     chart.savefig(path, dpi=120)
     plt.close(chart)
     return path
-
-
-def _table(title: str, places: Iterable[str], columns: Mapping[str, str], figures: Mapping[str, float]) -> Table:
-    table = Table(title, *columns.values(), box=rich.box.SIMPLE_HEAD)
-    for place in places:
-        table.add_row(place, *(_text(figures.get(f"{metric}/{place}")) for metric in columns))
-    return table
 
 
 def _text(value: float | None) -> str:

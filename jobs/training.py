@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import tomlkit
@@ -189,13 +190,15 @@ def report_of(
     config: TrainingConfig,
     evaluation: Evaluation,
     curves: Mapping[str, Sequence[EpochResult]],
+    *,
+    others: Mapping[str, float] = MappingProxyType({}),
 ) -> Report:
-    """The report of a training that ends now; `curves`: training to its epochs."""
+    """The report of a training that ends now; `curves`: training to its epochs; `others`: figures besides."""
     return clock.finish(
         config=config.model_dump(mode="json"),
         protocol=f"{evaluation.protocol_hash}: {evaluation.protocol}",
         data_version=workflow.dataset.manifest.data_version,
-        figures=evaluation.figures | speed_figures(curves),
+        figures={**evaluation.figures, **speed_figures(curves), **others},
     )
 
 

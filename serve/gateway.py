@@ -1,4 +1,4 @@
-"""The gateway: the deployment that takes HTTP requests and runs the graph."""
+"""The gateway: the deployment that takes HTTP and gRPC requests and runs the graph."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ import ray.exceptions
 import ray.serve
 import ray.serve.exceptions
 from fastapi import FastAPI
+from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 
 from cluster.errors import TowerlineError
@@ -19,9 +20,12 @@ from serve.config import AppConfig
 from serve.decisions import DecisionLog
 from serve.graph import RANKED, Graph, StageName
 from serve.http import build_http
+from serve.limits import Limits
 from serve.loading import Parts, make_first
 from serve.reranking_policy import RerankingPolicy
-from serve.schemas import Health
+from serve.rpc import recommend as rpc
+from serve.rpc import recommender_pb2 as messages
+from serve.schemas import Health, RecommendRequest, RecommendResponse
 from serve.service import Place, Service
 from serve.steps import RemoteCall, StageUnavailableError
 from serve.takeover import Champions, Live
@@ -31,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @ray.serve.ingress()
 class Gateway:
-    """Takes HTTP requests and runs the graph; the in-process stages live in its replicas."""
+    """Takes HTTP and gRPC requests and runs the graph; the in-process stages live in its replicas."""
 
     def __init__(
         self,
@@ -48,9 +52,16 @@ class Gateway:
         self._decisions = DecisionLog(settings.home / "decisions" / config.dataset, self._replica)
         first = make_first(settings, config, self._make)
         self._live = Live(first.made, self._decisions, first.champion, first.refused)
+        self._limits = Limits(config.request_timeout_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http(self._live, self._following, self._config.request_timeout_s)
+
+    async def Recommend(
+        self, message: messages.RecommendRequest, grpc_context: RayServegRPCContext
+    ) -> messages.RecommendResponse:
+        """Called by Serve's gRPC proxy: `POST /v1/recommend` as a message."""
+        return await rpc.recommend(self._recommend, message, grpc_context)
 
     async def check_health(self) -> None:
         """Called by Serve: a replica whose model does not answer is replaced."""
@@ -59,6 +70,11 @@ class Gateway:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve: what the autoscaling policies are told of this replica."""
         return self._live.load()
+
+    async def _recommend(self, request: RecommendRequest) -> RecommendResponse:
+        async with self._limits.timed():
+            with self._live.serving() as service:
+                return await service.recommend(request)
 
     def _following(self) -> AbstractAsyncContextManager[None]:
         champions = Champions(self._settings, self._config.dataset)

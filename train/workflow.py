@@ -11,17 +11,13 @@ must not know what came after T1, trains from scratch in its vocabulary as the f
 
 The sources whose scores the ranker reads are fitted wherever a two-tower is used with it, on all that this one has
 learnt: they go on from nothing.
-
-Every training has a name made from all that decides its outcome. One that was interrupted goes on where it was;
-`Workflow.forget` clears the way for a new one.
 """
 
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +25,17 @@ import polars as pl
 
 from cluster.errors import TowerlineError
 from cluster.provenance import git_commit, versions
-from cluster.settings import Settings
-from data.dataset import Dataset
-from data.features import with_sequence
 from data.known_events import KnownEvents
-from data.offline.store import read_examples, read_feature_manifest
+from data.offline.store import read_feature_manifest
 from data.schema import SPLIT
-from data.splits import FOLD_IN, TEST, TRAIN, VALIDATION
+from data.splits import TEST
 from train.candidates import ItemFeatures
 from train.card import ModelCard, curve_of
-from train.cases import Cases, cases, training_events
+from train.cases import training_events
 from train.distillation import distil_retrieval
 from train.evaluation import Measurements, measure
 from train.gate import PAIR, GateConfig
-from train.incremental import Origin
-from train.loop import EpochResult, FitConfig
+from train.loop import FitConfig
 from train.models.candidate_features import ranker_fingerprints
 from train.models.item_item import ItemItem
 from train.models.popularity import Popularity
@@ -51,7 +43,6 @@ from train.models.retrieval import RetrievalModel
 from train.pair import RankedRecommender, TwoTowerRecommender
 from train.pair_figures import LATENCY, latency_p95_ms, prediction_figures, with_pair_figures
 from train.promotion import Decision, promote
-from train.protocols import AnyProtocol, LeaveOneOut
 from train.ranking import (
     RankingConfig,
     RankingTaskConfig,
@@ -77,39 +68,15 @@ from train.retrieval import (
     retrieval_task,
     train_retrieval,
 )
-from train.scaling import Scaling
-from train.tracking import TrackingTarget, start_run
-from train.trainer import delete_run
-from train.training_rows import ALL_EVENTS, TrainingRows
+from train.tracking import start_run
+from train.training_rows import TrainingRows
 from train.vocabulary import Vocabulary
+from train.workplace import Workplace
 
 
 @dataclass(frozen=True)
-class Workflow:
-    """One data set, its examples, and where trainings run and are recorded."""
-
-    settings: Settings
-    dataset: Dataset
-    examples_folder: Path
-    """What `data.offline.pipeline.ensure_examples` gave."""
-    scaling: Scaling
-    progress: Callable[[EpochResult], None] | None = None
-    """Called after each epoch."""
-    protocol: AnyProtocol = field(default_factory=LeaveOneOut)
-    """What trains and what is asked for."""
-    origin: Origin | None = None
-    """What retrieval trainings go on from; its protocol is the workflow's then."""
-    _names: set[str] = field(default_factory=set)
-
-    @cached_property
-    def examples(self) -> pl.DataFrame:
-        """One row per event, with the protocol's split."""
-        return self.protocol.assign(read_examples(self.examples_folder))
-
-    @cached_property
-    def known_events(self) -> pl.DataFrame:
-        """The events that features may be computed from: all but those that the protocol keeps secret."""
-        return self.protocol.visible(self.protocol.assign(with_sequence(self.dataset.events())))
+class Workflow(Workplace):
+    """The steps, each a method, on one data set."""
 
     def retrieval_task(
         self, config: RetrievalConfig, rows: TrainingRows | None = None, start: Path | None = None
@@ -134,16 +101,6 @@ class Workflow:
             events=self.known_events,
             learnt=self.train_split.seen(self.examples),
         )
-
-    @property
-    def train_split(self) -> TrainingRows:
-        """The rows that the protocol lets a model learn from; of an origin, those that are new to it."""
-        return self.origin.rows(TRAIN) if self.origin else TrainingRows(protocol=self.protocol)
-
-    @property
-    def all_events(self) -> TrainingRows:
-        """All rows; of an origin, those that are new to it."""
-        return self.origin.rows(TRAIN, FOLD_IN, VALIDATION, TEST) if self.origin else ALL_EVENTS
 
     def train_retrieval(self, config: RetrievalConfig, teacher: RetrievalModel | None = None) -> TrainedRetrieval:
         """Step 1: on the train split, the best epoch by the validation events.
@@ -206,11 +163,6 @@ class Workflow:
     def measure(self, recommenders: Mapping[str, Recommends], vocabulary: Vocabulary) -> Measurements:
         """Any recommenders on the test events."""
         return measure(recommenders, self.cases(vocabulary), self.dataset.items())
-
-    def cases(self, vocabulary: Vocabulary) -> Cases:
-        """The questions of the test events."""
-        length = read_feature_manifest(self.examples_folder).history_length
-        return cases(self.protocol, self.dataset.events(), self.dataset.users(), vocabulary, history_length=length)
 
     def refit_retrieval(
         self, config: RetrievalConfig, epochs: int, teacher: RetrievalModel | None = None
@@ -276,25 +228,6 @@ class Workflow:
             )
         return model, RetrievalConfig.model_validate(card.config), card.best_epoch + 1
 
-    def forget(self) -> None:
-        """Delete the checkpoints of this workflow's trainings: what they gave is in the registry."""
-        for name in self._names:
-            delete_run(name, self.storage)
-
-    @property
-    def storage(self) -> Path:
-        """Folder of the runs."""
-        return self.settings.home / "runs"
-
-    def tracking(self, run_name: str) -> TrackingTarget:
-        """Where a step is recorded."""
-        return TrackingTarget(
-            tracking_uri=self.settings.tracking_uri,
-            experiment=self.dataset.name,
-            run_name=run_name,
-            tags={"git_commit": git_commit(), "data_version": self.dataset.manifest.data_version},
-        )
-
     def _fit_retrieval(
         self, step: str, config: RetrievalConfig, rows: TrainingRows, teacher: RetrievalModel | None = None
     ) -> TrainedRetrieval:
@@ -320,18 +253,6 @@ class Workflow:
             tracking=self.tracking(step),
             progress=self.progress,
         )
-
-    def name_of(self, step: str, decisive: dict[str, Any]) -> str:
-        """A name that changes with whatever changes the outcome, so that only the same training is gone on with."""
-        decisive |= {
-            "examples": str(self.examples_folder),
-            "scaling": self.scaling.decisive,
-            "commit": git_commit(),
-        }
-        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
-        name = f"{self.dataset.name}-{step}-{digest}"
-        self._names.add(name)
-        return name
 
     def _card(
         self,

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from cluster.provenance import ROOT
 from cluster.settings import Settings
+from jobs.demo import SHARE_OF_FULL
 from tests.jobs.shell import Shell
 from tests.ports import free_port
 from train.registry import load_pair, newest_pair, read_evaluated, register_ranking, register_retrieval
@@ -83,6 +84,8 @@ def test_the_demo_goes_on_to_its_report_without_a_network_and_within_6_gb(shell:
     figures = json.loads((reports / "quickstart.json").read_text())["figures"]
     assert figures["ndcg@10/two_tower"] >= 1.6 * figures["ndcg@10/popularity"]
     assert figures["ndcg@10/two_tower_ranker"] >= figures["ndcg@10/two_tower"]
+    assert figures["share_of_full/two_tower_ranker"] >= SHARE_OF_FULL
+    assert re.search(r"training took \d+ s, the search aside; at most 100 s is promised", demo.output)
     assert "data:image/png" in (reports / "quickstart.html").read_text()
     assert not shell.left_behind()
 

@@ -33,7 +33,7 @@ def seen() -> list[EpochResult]:
 @pytest.fixture
 def workflow(own: Planted, seen: list[EpochResult], monkeypatch: pytest.MonkeyPatch) -> Workflow:
     """Its trainings bear the commit in their names, which may change while tests run on a tree that is worked on."""
-    monkeypatch.setattr("train.workflow.git_commit", lambda: "a commit")
+    monkeypatch.setattr("train.workplace.git_commit", lambda: "a commit")
     return Workflow(Settings(home=own.home), own.dataset, own.folder, Scaling(backend="none"), progress=seen.append)
 
 
@@ -110,7 +110,7 @@ def test_another_commit_is_another_training(
 ) -> None:
     one = SHORT.model_copy(update={"fit": FitConfig(epochs=1)})
     workflow.train_retrieval(one)
-    monkeypatch.setattr("train.workflow.git_commit", lambda: "another commit")
+    monkeypatch.setattr("train.workplace.git_commit", lambda: "another commit")
     workflow.train_retrieval(one)
     assert len(seen) == 2
     workflow.forget()
