@@ -23,6 +23,7 @@ from cluster.environment import prepare_environment
 from cluster.errors import TowerlineError
 from cluster.files import write_atomically
 from cluster.job import run_job
+from cluster.monitoring.prometheus import prometheus_config, write_prometheus_config
 from cluster.ray_start import OBJECT_STORE_BYTES, ingress_environment, short_temp_dir, stay_on_loopback
 from cluster.settings import Settings
 
@@ -142,6 +143,7 @@ def _start(settings: Settings) -> LocalCluster:
         temp_dir=temp_dir,
     )
     write_atomically(note_path(settings), cluster.model_dump_json(indent=2))
+    write_prometheus_config(settings, temp_dir)
     return cluster
 
 
@@ -237,12 +239,13 @@ def processes(cluster: LocalCluster) -> list[psutil.Process]:
     return found
 
 
-def _describe(cluster: LocalCluster) -> str:
+def _describe(cluster: LocalCluster, settings: Settings) -> str:
     return "\n".join(
         [
             f"  dashboard  {cluster.dashboard_url}",
             f"  submit     ray job submit --address {cluster.dashboard_url} --working-dir . -- python -m jobs.…",
             f"  attach     export TOWERLINE_RAY_ADDRESS={cluster.gcs_address}",
+            f"  metrics    prometheus --config.file={prometheus_config(settings)}",
             "  stop       make cluster-down",
         ]
     )
@@ -256,7 +259,8 @@ def main(arguments: list[str]) -> None:
     settings = Settings()
     if action == "up":
         cluster, started = up(settings)
-        print(f"a Ray cluster {'runs' if started else 'is already up'}, home {settings.home}\n{_describe(cluster)}")
+        print(f"a Ray cluster {'runs' if started else 'is already up'}, home {settings.home}")
+        print(_describe(cluster, settings))
     else:
         print("the cluster is stopped" if down(settings) else f"no cluster is up with home {settings.home}")
 

@@ -9,6 +9,7 @@ import polars as pl
 from data.features import ITEM_FEATURE_COLUMNS
 from data.schema import ATTRIBUTES, ITEM_ID, TITLE
 from serve.batch import Codes, Floats
+from train.card import Kind, ModelCard
 from train.models.ensemble import Found, Run
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
@@ -74,13 +75,15 @@ class Variant:
         retrieval: RetrievalModel,
         ranking: RankingModel,
         items: pl.DataFrame,
+        cards: Mapping[Kind, ModelCard],
     ) -> None:
         """`name` and `versions` (model name to version) go into every answer; `items` names the catalogue.
 
-        `history_length` is the number of past events that the models' features carry.
+        `history_length` is the number of past events that the models' features carry; `cards` say where they come from.
         """
         self.name = name
         self.versions = dict(versions)
+        self.cards = dict(cards)
         self.catalogue = Catalogue(retrieval.vocabulary, items)
         self.history_length = history_length
         self._retrieval = retrieval
@@ -98,6 +101,7 @@ class Variant:
             retrieval=models.retrieval,
             ranking=models.ranking,
             items=models.items,
+            cards=models.cards,
         )
 
     @property

@@ -1,5 +1,9 @@
-"""Stages moved to deployments of their own by one line of config each: the same answers from a real Ray Serve."""
+"""Stages moved to deployments of their own by one line of config each: the same answers from a real Ray Serve.
 
+The language model has no replica until somebody asks for it.
+"""
+
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -15,6 +19,7 @@ from cluster.settings import Settings
 from serve.app import NAME
 from serve.batch import Batch, Call
 from serve.config import AppConfig, Replicas
+from serve.generation import MODEL
 from serve.graph import RANKED, GraphConfig
 from serve.loading import Parts
 from serve.rpc import recommender_pb2 as messages
@@ -30,7 +35,7 @@ CONFIG = AppConfig(
     graph=GraphConfig(retrieval="remote", ranking="remote"),
     gateway_replicas=SMALL,
     stage_replicas=SMALL,
-    explain_replicas=SMALL,
+    explain_replicas=Replicas(num_cpus=0.1, min=0),
 )
 GRPC_PORT = free_port()
 CALLS = [Call("d", f"user {number}", 5, ("item-2",) * (number % 2)) for number in range(6)]
@@ -118,3 +123,25 @@ def test_grpc_says_what_it_offers(channel: grpc.Channel) -> None:
     assert "towerline.v1.Recommender" in found.get_services()
     described = found.FindFileContainingSymbol("towerline.v1.Recommender")
     assert [method.name for method in described.service[0].method] == ["Recommend"]
+
+
+def test_a_language_model_without_a_replica_is_done_without_and_started(url: str) -> None:
+    question = {"user_id": "user 3", "count": 2, "explain": True}
+    prompt = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 2}
+    with httpx.Client(base_url=url, timeout=60) as client:
+        started = time.monotonic()
+        answer = client.post("/v1/recommend", json=question).json()
+        assert answer["degraded"] == ["explain"]
+        assert [item["explanation"] for item in answer["items"]] == [None, None]
+        refused = client.post("/v1/completions", json=prompt)
+        assert time.monotonic() - started < CONFIG.graph.explain_timeout_s
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert "one is being started" in refused.json()["error"]["message"]
+        assert client.get("/healthz").json()["circuits"]["explain"] == "closed"
+        while client.post("/v1/completions", json=prompt).status_code == 503:
+            assert time.monotonic() - started < 120
+            time.sleep(0.2)
+        assert client.post("/v1/completions", json=prompt).json()["usage"]["completion_tokens"] == 2
+        answer = client.post("/v1/recommend", json=question).json()
+        assert answer["degraded"] == []
+        assert all(item["explanation"] for item in answer["items"])

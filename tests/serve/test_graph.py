@@ -22,7 +22,7 @@ from serve.stages.diversity import Diversity
 from serve.stages.explain import Explain, ExplainConfig
 from serve.stages.fallbacks import RankersOrder, Unchanged
 from serve.stages.profile import GatherProfiles
-from serve.steps import InProcess, RemoteCall, StageUnavailableError, run_stages
+from serve.steps import InProcess, RemoteCall, StageColdError, StageUnavailableError, run_stages
 from serve.variant import Variant
 from train.models.retrieval import RetrievalModel
 from train.vocabulary import UNKNOWN
@@ -404,6 +404,22 @@ async def test_a_stage_that_fails_again_and_again_is_asked_no_more(shop_stages: 
         assert (await graph.recommend(CALLS[0])).degraded == ("ranking",)
     assert asked == 3
     assert graph.circuits == {"explain": "closed", "ranking": "open"}
+    graph.close()
+
+
+async def test_a_stage_that_is_being_started_has_not_failed(shop_stages: Stages, shop_fallbacks: Stages) -> None:
+    warm = False
+
+    async def starting(batch: Batch) -> Batch:
+        if not warm:
+            raise StageColdError("no replica yet")
+        return shop_stages["ranking"].run(batch)
+
+    graph = degrading(shop_stages, shop_fallbacks, {"ranking": starting}, BreakerConfig(failures=3, open_s=3600))
+    for _ in range(6):
+        assert (await graph.recommend(CALLS[0])).degraded == ("ranking",)
+    warm = True
+    assert (await graph.recommend(CALLS[0])).degraded == ()
     graph.close()
 
 
