@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from benchmarks import llm_serving
 from benchmarks.serving_champion import require_champion
 from benchmarks.serving_load import COUNT, Load, load, write_bodies, wrk_binary
 from benchmarks.serving_report import goal_figures, print_figures, write_picture
-from benchmarks.serving_sides import Running, Side, lists_of, sides, started
+from benchmarks.serving_sides import Running, Side, free_port, lists_of, sides, started
 from cluster.errors import TowerlineError
 from cluster.job import run_job
 from cluster.reports import ReportClock
@@ -36,7 +37,8 @@ own among them. Before the load, all sides answer {COMPARED_USERS} users with th
 all_remote have one gateway (in_process_r2: two) and one replica of each remote stage. fastapi: uvicorn, one process, \
 the same stages called one request at a time. fastapi_tuned: two uvicorn workers, each with a micro-batcher and a \
 thread for the stages. serve_default: Ray Serve's defaults, a deployment a stage, @ray.serve.batch at the callee. \
-noop: a gateway in our profile that only reads the request. BentoML is not among the sides."""
+noop: a gateway in our profile that only reads the request. BentoML is not among the sides. The language model: \
+{llm_serving.PROTOCOL}"""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -46,7 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=6, help="of each load")
     parser.add_argument("--warm-up", type=int, default=4, help="seconds")
-    parser.add_argument("--sides", nargs="+", help="some of them only; there are no goals then")
+    parser.add_argument("--sides", nargs="+", help="some of them only, and no language model")
     return parser.parse_args(arguments)
 
 
@@ -64,6 +66,8 @@ def main(arguments: list[str]) -> None:
     users = dataset.events()[USER_ID].unique().sort().to_list()
     bench = Bench(settings, asked, folder, write_bodies(users, folder / "bodies.jsonl"), users[:COMPARED_USERS])
     figures = bench.run(list(chosen.values()))
+    if not asked.sides:
+        figures |= llm_serving.measure(settings.model_copy(update={"serve_port": free_port()}), asked.dataset)
     figures |= goal_figures(figures)
     report = clock.finish(
         config=vars(asked), protocol=PROTOCOL, data_version=dataset.manifest.data_version, figures=figures

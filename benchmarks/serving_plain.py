@@ -30,6 +30,8 @@ from train.registry import champion_pair
 
 DATASET = "BENCH_SERVING_DATASET"
 """Environment variable: uvicorn's workers are given no arguments."""
+LOADING_S = 120
+"""Seconds that a worker may be silent; uvicorn's own 5 are less than loading takes on a busy machine."""
 Stages = Sequence[tuple[str, Stage]]
 
 
@@ -128,6 +130,7 @@ def main(arguments: list[str]) -> None:
         factory=True,
         port=asked.port,
         workers=asked.workers,
+        timeout_worker_healthcheck=LOADING_S,
         log_level="warning",
         access_log=False,
     )

@@ -20,6 +20,7 @@ OF_A_SIDE = {
     "replica_mb": "a replica, MB",
     "all_mb": "all processes, MB",
 }
+OF_THE_LANGUAGE_MODEL = {"tokens_per_s": "tokens / s", "ttft_ms": "to the first token, ms"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ GOALS = (
     Goal("p50_ms", "in_process", "fastapi", "c1", 1.5, at_most=True),
     Goal("rps", "remote", "fastapi", "c64", 0.5),
     Goal("rps", "remote", "serve_default", "c64", 5.0),
+    Goal("tokens_per_s", "llm", "llama_cpp", "c1", 0.9),
+    Goal("tokens_per_s", "llm", "llama_cpp", "c4", 0.9),
 )
 
 
@@ -74,6 +77,8 @@ def print_figures(figures: Mapping[str, float]) -> None:
     loads = _places(figures, "rps")
     console.print(_table("side / connections", loads, COLUMNS, figures))
     console.print(_table("side", _places(figures, "start_s"), OF_A_SIDE, figures))
+    if places := _places(figures, "tokens_per_s"):
+        console.print(_table("language model / clients", places, OF_THE_LANGUAGE_MODEL, figures))
     goals = Table("goal", "is", "to be", "", box=rich.box.SIMPLE_HEAD)
     for goal in GOALS:
         ratio = goal.ratio(figures)

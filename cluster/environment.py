@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 
-SERVE = {
+FAST_SERVE = {
     # HAProxy asks the replicas of the gateway directly; one thread of it is more than they can answer.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
@@ -45,7 +45,7 @@ slower."""
 
 def prepare_environment() -> None:
     """Set what is not set. Call it before `ray` or `mlflow` is imported; `session.connect` calls it too."""
-    for name, value in {**ENVIRONMENT, **SERVE}.items():
+    for name, value in {**ENVIRONMENT, **FAST_SERVE}.items():
         os.environ.setdefault(name, value)
 
 

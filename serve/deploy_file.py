@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from cluster.environment import FAST_SERVE
 from cluster.files import write_atomically
 from cluster.settings import Settings
 from serve.app import NAME
@@ -32,6 +33,7 @@ def deploy_config(settings: Settings, config: AppConfig) -> dict[str, Any]:
         "http_options": http_options(settings),
         **({"grpc_options": options} if (options := grpc_options(settings)) else {}),
         "logging_config": logging_config(),
+        "controller_options": {"runtime_env": {"env_vars": FAST_SERVE}},
         "applications": [
             {
                 "name": NAME,
@@ -53,6 +55,6 @@ def write_deploy_file(path: Path, settings: Settings, config: AppConfig) -> None
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The settings that are not the defaults, as the replicas read them."""
+    """The fast profile, and the settings that are not the defaults, as the replicas read them."""
     values = settings.model_dump(mode="json", exclude=BY_THE_MACHINE, exclude_defaults=True)
-    return {f"TOWERLINE_{name.upper()}": str(value) for name, value in values.items()}
+    return FAST_SERVE | {f"TOWERLINE_{name.upper()}": str(value) for name, value in values.items()}

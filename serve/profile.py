@@ -1,7 +1,10 @@
 """How Ray Serve is started: address, time limits, and a look at the port before anything is."""
 
 import socket
+from contextlib import suppress
 from typing import Any
+
+import psutil
 
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
@@ -57,7 +60,18 @@ def _require_free(host: str, port: int, otherwise: str) -> None:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
+            reason = f"{error.strerror or error}{_listeners(port)}"
             raise TowerlineError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; stop what listens there, "
-                f"or set {otherwise}"
+                f"cannot listen on {host}:{port}: {reason}; stop what listens there, or set {otherwise}"
             ) from error
+
+
+def _listeners(port: int) -> str:
+    """Which processes listen on a port, in brackets, as far as this user may know."""
+    found = set[str]()
+    with suppress(psutil.AccessDenied):
+        for each in psutil.net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid is not None:
+                with suppress(psutil.NoSuchProcess):
+                    found.add(f"{psutil.Process(each.pid).name()}, process {each.pid}")
+    return f" ({'; '.join(sorted(found))})" if found else ""

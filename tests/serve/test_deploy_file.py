@@ -9,6 +9,7 @@ import httpx
 import pytest
 import yaml
 
+from cluster.environment import FAST_SERVE
 from cluster.local_cluster import LocalCluster
 from cluster.settings import Settings
 from jobs.serve_models import main
@@ -38,7 +39,9 @@ def test_it_holds_all_arguments_and_the_settings_that_are_not_the_defaults(tmp_p
     document = deploy_config(settings, CONFIG)
     (application,) = document["applications"]
     assert AppConfig.model_validate(application["args"]) == CONFIG
+    assert document["controller_options"]["runtime_env"]["env_vars"]["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert application["runtime_env"]["env_vars"] == {
+        **FAST_SERVE,
         "TOWERLINE_HOME": str(tmp_path),
         "TOWERLINE_ONLINE_STORE": "redis://store:6379/1",
     }
