@@ -12,7 +12,8 @@ RPC = ROOT / "serve" / "rpc"
 
 
 def test_what_is_kept_is_what_the_compiler_makes(tmp_path: Path) -> None:
-    (command,) = re.findall(r"^//   python (-m grpc_tools\.protoc .*)$", (RPC / "recommender.proto").read_text(), re.MULTILINE)
+    proto = (RPC / "recommender.proto").read_text()
+    (command,) = re.findall(r"^//   python (-m grpc_tools\.protoc .*)$", proto, re.MULTILINE)
     arguments = shlex.split(command.replace("_out=.", f"_out={tmp_path}"))
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, timeout=60)
     made = {path.name: path.read_text() for path in (tmp_path / "serve" / "rpc").iterdir()}
