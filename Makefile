@@ -2,17 +2,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python -m
 # Debian's packages that the tests take servers and tools from.
-SERVERS := curl util-linux redis-server postgresql
+SERVERS := curl util-linux redis-server postgresql prometheus wrk
 
 # `make bench-features`: events, and how often each side runs.
 SIZES ?= 1m 10m 50m
 REPEATS ?= 3
-# `make bench-quality`: which data set, how many seeds (on the protocols beside the first, too); SEARCH=1 searches every system's settings first.
+# `make bench-quality`: which data set, how many seeds (on the protocols beside the first, too); SEARCH=1 searches every system's settings first, SEARCH=missing those that nobody has searched.
 DATASET ?= movielens-100k
 SEEDS ?= 3
 OTHER_SEEDS ?= 1
 
-.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-train bench-item-table bench-autoscaling cluster-up cluster-down install-servers
+.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-serving bench-train bench-item-table bench-autoscaling cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -24,7 +24,7 @@ serve: install ## the endpoint, from the registry
 	@$(RUN) jobs.serve_models
 
 test: install
-	@$(RUN) pytest -m "not cluster"
+	@$(RUN) pytest -m "not cluster" -n 2 --dist loadfile
 
 test-cluster: install ## what is slow or starts servers
 	@$(RUN) pytest -m cluster
@@ -45,12 +45,15 @@ bench-item-table: install ## the two-tower's table of a million items with dense
 	@$(RUN) benchmarks.item_table
 
 bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
-	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search)
+	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search $(if $(filter missing,$(SEARCH)),missing,all))
+
+bench-serving: install ## our serving graph beside FastAPI and the usual Ray Serve way; 12 minutes
+	@$(RUN) benchmarks.serving --dataset $(DATASET)
 
 bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes
 	@$(RUN) benchmarks.autoscaling --dataset $(DATASET)
 
-bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour
+bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour or two
 	@$(RUN) benchmarks.ablation --dataset $(DATASET) --seeds $(SEEDS)
 
 cluster-up: install ## a Ray cluster on this machine, with its dashboard and job server
@@ -60,6 +63,6 @@ cluster-down: install
 	@$(RUN) cluster.local_cluster down
 
 install-servers: ## what `make test-cluster` takes from Debian
-	@if [ -x "$$(command -v curl)" ] && [ -x "$$(command -v unshare)" ] && [ -x "$$(command -v redis-server)" ] \
+	@if which curl unshare redis-server prometheus wrk >/dev/null \
 		&& ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then echo "nothing to install"; \
-	else apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q $(SERVERS); fi
+	else apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SERVERS); fi

@@ -1,9 +1,9 @@
-"""What each part of our pair is worth: the same training without it; `make bench-ablation`.
+"""What each part of our pair is worth: the same training without it, or with what it leaves out; `make bench-ablation`.
 
     python -m benchmarks.ablation --dataset movielens-100k --seeds 3
     python -m benchmarks.ablation --rows without_history without_text
 
-The settings are the stored ones of `benchmarks.quality` but for what a row takes away (`benchmarks.ablation_rows`), and
+The settings are the stored ones of `benchmarks.quality` but for what a row changes (`benchmarks.ablation_rows`), and
 so are the processes and the evaluator: what both need is trained once, and a finished run is kept.
 """
 

@@ -1,13 +1,15 @@
-"""What `benchmarks.ablation` takes away from the pair, one row each: changes to its settings, and what they cost."""
+"""What `benchmarks.ablation` takes away from the pair, or adds to it, one row each: changes to its settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.quality_search import Found
 from benchmarks.quality_systems import SYSTEMS, Settings, System
+from train.models.sources import SOURCES
 
 RETRIEVAL, PAIR = SYSTEMS["two_tower"], SYSTEMS["two_tower_ranker"]
-COMPLETE, WITHOUT_RANKER = "complete", "without_ranker"
+COMPLETE, WITHOUT_RANKER, WITH_SOURCES = "complete", "without_ranker", "with_all_sources"
+ALL_SOURCES = [{"kind": kind} for kind in SOURCES]
 
 
 @dataclass(frozen=True)
@@ -53,5 +55,15 @@ ROWS = (
         "without_logq",
         retrieval={"two_tower.loss": "in_batch_softmax", "two_tower.logq_correction": False},
         against="in_batch_softmax",
+    ),
+    Row("with_history_attention", ranking={"ranker.history_heads": 2}),
+    Row("without_heads", ranking={"ranker.heads.learn": []}),
+    Row("pointwise_loss", ranking={"ranker.loss": "pointwise_logistic"}),
+    *(Row(f"with_{kind}", ranking={"sources": [{"kind": kind}]}) for kind in SOURCES),
+    Row(WITH_SOURCES, ranking={"sources": ALL_SOURCES}),
+    Row(
+        "blended_candidates",
+        ranking={"sources": ALL_SOURCES, "candidates.blend": "reciprocal_rank"},
+        against=WITH_SOURCES,
     ),
 )

@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality --dataset movielens-100k --seeds 3
     python -m benchmarks.quality --search
+    python -m benchmarks.quality --search missing
 
 Every system takes the settings that a search found for it (`benchmarks/settings`), and runs in a process of its own;
 peers have environments of their own, set up in the cache. A run that is finished is kept, so that a benchmark that was
@@ -10,7 +11,7 @@ interrupted goes on; it runs again when its code, its libraries, its settings or
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -22,7 +23,7 @@ from benchmarks.quality_problem import Problem
 from benchmarks.quality_report import print_problem, print_settings, print_tests, print_trials, write_picture
 from benchmarks.quality_scores import Comparison, compare, figures_of, paired_figures
 from benchmarks.quality_search import Found, read_settings, write_settings
-from benchmarks.quality_systems import PEERS, SYSTEMS
+from benchmarks.quality_systems import PEERS, SYSTEMS, System
 from cluster.job import run_job
 from cluster.reports import ReportClock
 from cluster.settings import Settings as Places
@@ -33,7 +34,7 @@ from train.protocols import EvaluationProtocol, GlobalTime, LeaveOneOut
 from train.user_values import averaged, write_user_values
 
 MOVIELENS = "movielens-100k"
-TRIALS = 12
+TRIALS = 4
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     "leave_one_out": LeaveOneOut(),
     "leave_one_out_1": LeaveOneOut(cut_off=1),
@@ -65,7 +66,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     option("--other-seeds", type=int, default=1, help="on the other protocols")
     option("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="SYSTEM", help=", ".join(SYSTEMS))
     option("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="the first is the main one")
-    option("--search", action="store_true", help="search each system's settings first, and keep them")
+    option(
+        "--search",
+        nargs="?",
+        const="all",
+        choices=("all", "missing"),
+        help="search each system's settings first, and keep them; missing: of systems with fewer trials stored",
+    )
     option("--trials", type=int, default=TRIALS, help="of the search, for each system")
     option("--parallel", type=int, default=len(os.sched_getaffinity(0)), help="processes at a time, one thread each")
     return parser.parse_args(arguments)
@@ -83,7 +90,8 @@ def main(arguments: list[str]) -> None:
     found = read_settings(dataset.name, list(SYSTEMS.values()))
     bench = Bench(asked.parallel)
     if asked.search:
-        results = bench.search(systems, problems[SEARCHED_ON], asked.trials, found)
+        wanted = systems if asked.search == "all" else unsearched(systems, found, asked.trials)
+        results = bench.search(wanted, problems[SEARCHED_ON], asked.trials, found)
         print_trials(results)
         found |= results
         words = f"{asked.trials} trials each, on the validation events of: {problems[SEARCHED_ON].protocol.words}"
@@ -93,6 +101,12 @@ def main(arguments: list[str]) -> None:
     comparisons = {name: compare(problems[name], runs[name]) for name in asked.protocols}
     print_settings(found, asked.systems)
     report(clock, places, asked, comparisons, found)
+
+
+def unsearched(systems: Sequence[System], found: Mapping[str, Found], trials: int) -> list[System]:
+    """Those with fewer stored trials than `trials`, and those that are built on one of them."""
+    missing = {system.name for system in systems if system.space and len(found[system.name].trials) < trials}
+    return [system for system in systems if {system.name, system.above} & missing]
 
 
 def opened(places: Places, name: str) -> Dataset:

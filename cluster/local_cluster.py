@@ -23,7 +23,8 @@ from cluster.environment import prepare_environment
 from cluster.errors import TowerlineError
 from cluster.files import write_atomically
 from cluster.job import run_job
-from cluster.ray_start import OBJECT_STORE_BYTES, short_temp_dir, stay_on_loopback
+from cluster.monitoring.prometheus import prometheus_config, write_prometheus_config
+from cluster.ray_start import OBJECT_STORE_BYTES, ingress_environment, short_temp_dir, stay_on_loopback
 from cluster.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -142,6 +143,7 @@ def _start(settings: Settings) -> LocalCluster:
         temp_dir=temp_dir,
     )
     write_atomically(note_path(settings), cluster.model_dump_json(indent=2))
+    write_prometheus_config(settings, temp_dir)
     return cluster
 
 
@@ -170,7 +172,8 @@ def _environment(settings: Settings, temp_dir: Path) -> dict[str, str]:
     stay_on_loopback()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    return environment | {"PATH": path, "TOWERLINE_HOME": str(settings.home), MARK: str(temp_dir)}
+    own = {"PATH": path, "TOWERLINE_HOME": str(settings.home), MARK: str(temp_dir)}
+    return environment | ingress_environment(temp_dir) | own
 
 
 def _port(field: str, port: int) -> int:
@@ -236,12 +239,13 @@ def processes(cluster: LocalCluster) -> list[psutil.Process]:
     return found
 
 
-def _describe(cluster: LocalCluster) -> str:
+def _describe(cluster: LocalCluster, settings: Settings) -> str:
     return "\n".join(
         [
             f"  dashboard  {cluster.dashboard_url}",
             f"  submit     ray job submit --address {cluster.dashboard_url} --working-dir . -- python -m jobs.…",
             f"  attach     export TOWERLINE_RAY_ADDRESS={cluster.gcs_address}",
+            f"  metrics    prometheus --config.file={prometheus_config(settings)}",
             "  stop       make cluster-down",
         ]
     )
@@ -255,7 +259,8 @@ def main(arguments: list[str]) -> None:
     settings = Settings()
     if action == "up":
         cluster, started = up(settings)
-        print(f"a Ray cluster {'runs' if started else 'is already up'}, home {settings.home}\n{_describe(cluster)}")
+        print(f"a Ray cluster {'runs' if started else 'is already up'}, home {settings.home}")
+        print(_describe(cluster, settings))
     else:
         print("the cluster is stopped" if down(settings) else f"no cluster is up with home {settings.home}")
 

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     serve_port: int = Field(default=8000, gt=0, lt=65536)
     """TCP port of the HTTP endpoint."""
 
+    serve_grpc_port: int = Field(default=0, ge=0, lt=65536)
+    """TCP port of `Recommend` over gRPC (`serve/rpc/recommender.proto`); 0: no gRPC. Ray Serve listens on every
+    interface there, whatever `serve_host` says."""
+
     @field_validator("online_store")
     @classmethod
     def _online_store_must_be_redis(cls, address: str) -> str:

@@ -12,6 +12,7 @@ from serve.autoscaling import Autoscaler
 from serve.config import AppConfig, Replicas
 from serve.deployments import REPLICAS
 from serve.gateway import Gateway
+from serve.graph import OF_LANGUAGE_MODEL
 from serve.limits import MAX_IN_THREADS
 from serve.loading import reranking_policy
 
@@ -40,11 +41,13 @@ def application(settings: Settings, config: AppConfig) -> Application:
     remote = {}
     for name in config.graph.remote():
         replica = REPLICAS[name]
-        replicas = config.explain_replicas if name in ("rerank", "explain") else config.stage_replicas
-        options = _options(replica.__name__, replicas, replicas.max_ongoing_requests, config)
+        replicas = config.explain_replicas if name in OF_LANGUAGE_MODEL else config.stage_replicas
+        beside = config.completions.most if name == "explain" else 0
+        options = _options(replica.__name__, replicas, replicas.max_ongoing_requests + beside, config)
         more = (policy,) if name == "rerank" else ()
         remote[name] = ray.serve.deployment(**options)(replica).bind(settings, config, *more)
-    most = max(config.gateway_replicas.max_ongoing_requests, config.graph.most_requests() + BESIDES)
+    under_way = config.graph.most_requests() + config.most_completions + BESIDES
+    most = max(config.gateway_replicas.max_ongoing_requests, under_way)
     gateway = ray.serve.deployment(**_options("Gateway", config.gateway_replicas, most, config))(Gateway)
     return gateway.bind(settings, config, remote, policy)
 

@@ -70,17 +70,17 @@ class MicroBatcher(Generic[Item, Result]):
             batches = math.ceil((waiting + count) / (self._max_size * self._in_flight))
             raise QueueFullError(waiting, max(1, math.ceil(batches * self._usual_s)))
 
-    async def submit(self, item: Item) -> Result:
-        """The result of `item`, computed together with what else waits now. It waits, even if there is no room.
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
+        """The result of `item`, computed together with what else waits now. It waits from now on, even without room.
 
-        Raises whatever `run` raised for the batch that the item was in.
+        Awaiting it raises whatever `run` raised for the batch that the item was in.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append(_Entry(item, future, time.monotonic()))
         self.load.arrived()
         loop.call_soon(self._start)
-        return await future
+        return future
 
     def _start(self) -> None:
         while self._free and self._waiting:

@@ -3,11 +3,21 @@
 import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from cluster.errors import TowerlineError
 from serve.autoscaling import AutoscalingPolicyConfig, ForecastConfig, LoadConfig, ScheduleConfig
 from serve.eligibility import RulesConfig
+from serve.generation import CompletionsConfig
 from serve.graph import GraphConfig
 from serve.limits import REQUEST_TIMEOUT_S
 from serve.profile import SERVE_TIMEOUT_S
@@ -19,7 +29,8 @@ class Replicas(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min: PositiveInt = 1
+    min: NonNegativeInt = 1
+    """0: none while nobody asks, for the language model alone. What asks first does without it and has one started."""
     max: PositiveInt = 1
     target_ongoing_requests: PositiveFloat = 16.0
     """Requests under way per replica that autoscaling aims at."""
@@ -77,12 +88,37 @@ class AppConfig(BaseModel):
     graph: GraphConfig = GraphConfig()
     rules: RulesConfig = RulesConfig()
     explain: ExplainConfig = ExplainConfig()
+    completions: CompletionsConfig = CompletionsConfig()
+    """Of the explanations' deployment: where `graph.explain` is in process there are none."""
+
     gateway_replicas: Replicas = Replicas(max=2)
     stage_replicas: Replicas = Replicas(max=2)
     """Of each remote stage but the language model's (`explain` and `rerank`)."""
 
     explain_replicas: Replicas = Replicas(target_ongoing_requests=4, max_ongoing_requests=8)
-    """Of the language model. Its threads spin, so two of them on one machine's cores are slower than one."""
+    """Of the language model. Its threads spin, so two of them on one machine's cores are slower than one.
+    Completions count beside `max_ongoing_requests`, so that they take no place of an explanation."""
+
+    @property
+    def most_completions(self) -> int:
+        """Completions that a gateway asks for at once: what all replicas take."""
+        return self.completions.most * self.explain_replicas.max
+
+    @model_validator(mode="after")
+    def _only_the_language_model_may_be_cold(self) -> "AppConfig":
+        for name in ("gateway_replicas", "stage_replicas"):
+            if getattr(self, name).min == 0:
+                raise ValueError(f"{name}.min is 0, but every answer needs one; only explain_replicas.min may be 0")
+        return self
+
+    @model_validator(mode="after")
+    def _a_completion_fits_into_the_context(self) -> "AppConfig":
+        if self.completions.max_tokens >= self.explain.context:
+            raise ValueError(
+                f"completions.max_tokens is {self.completions.max_tokens}, which leaves no room for a prompt in "
+                f"explain.context = {self.explain.context}; lower the one or raise the other"
+            )
+        return self
 
 
 def read_config(dataset: str, path: Path | None = None) -> AppConfig:

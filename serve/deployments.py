@@ -6,12 +6,14 @@ answered, so that no answer is made of two, whichever of them each replica took 
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from serve.batch import Batch, Stage
 from serve.config import AppConfig
+from serve.generation import Piece, Question, Writer
 from serve.graph import StageName
 from serve.loading import Parts, explain_stage, make_first, rerank_stage
 from serve.reranking_policy import RerankingPolicy
@@ -97,18 +99,32 @@ class DiversityReplica(StageReplica):
     name = "diversity"
 
 
-class ExplainReplica:
-    """Runs the language model, which is the same for every variant."""
+class LanguageModelReplica:
+    """Base of the stages of the language model, which may be without a replica for a while."""
+
+    async def ready(self) -> None:
+        """Answered as soon as there is a replica."""
+
+
+class ExplainReplica(LanguageModelReplica):
+    """Runs the language model, which is the same for every variant, for explanations and completions."""
 
     def __init__(self, settings: Settings, config: AppConfig) -> None:
-        self._stage = explain_stage(config)
+        self._stage = explain_stage(config, beside=config.completions.parallel)
+        self._writer = Writer(self._stage.llama, config.completions)
 
     async def run(self, batch: Batch, variant: str) -> Batch:
         """The sentences, written in a thread so that the replica goes on answering health checks."""
         return await asyncio.to_thread(self._stage.run, batch)
 
+    async def write(self, question: Question) -> AsyncGenerator[Piece, None]:
+        """The pieces of a completion (`serve.generation.LanguageModel`)."""
+        async with aclosing(self._writer.write(question)) as pieces:
+            async for piece in pieces:
+                yield piece
 
-class RerankReplica:
+
+class RerankReplica(LanguageModelReplica):
     """Re-ranks by the language model, which is the same for every variant."""
 
     def __init__(self, settings: Settings, config: AppConfig, policy: RerankingPolicy) -> None:

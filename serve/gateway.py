@@ -1,37 +1,51 @@
-"""The gateway: the deployment that takes HTTP requests and runs the graph."""
+"""The gateway: the deployment that takes HTTP and gRPC requests and runs the graph."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import grpc
 import ray.exceptions
 import ray.serve
 import ray.serve.exceptions
 from fastapi import FastAPI
+from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 
 from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from serve.batch import Batch
+from serve.cold_start import ColdStart
+from serve.completions import add_completions
 from serve.config import AppConfig
 from serve.decisions import DecisionLog
-from serve.graph import RANKED, Graph, StageName
+from serve.graph import OF_LANGUAGE_MODEL, RANKED, Graph, StageName
 from serve.http import build_http
+from serve.limits import Limits
 from serve.loading import Parts, make_first
+from serve.metrics import Metrics
+from serve.ray_metrics import OnRay
+from serve.remote_model import RemoteModel
 from serve.reranking_policy import RerankingPolicy
-from serve.schemas import Health
+from serve.rpc import recommend as rpc
+from serve.rpc import recommender_pb2 as messages
+from serve.schemas import Health, RecommendRequest, RecommendResponse
 from serve.service import Place, Service
 from serve.steps import RemoteCall, StageUnavailableError
 from serve.takeover import Champions, Live
+
+RPC = "towerline.v1.Recommender/Recommend"
+"""The endpoint of gRPC among those of HTTP, in metrics."""
 
 logger = logging.getLogger(__name__)
 
 
 @ray.serve.ingress()
 class Gateway:
-    """Takes HTTP requests and runs the graph; the in-process stages live in its replicas."""
+    """Takes HTTP and gRPC requests and runs the graph; the in-process stages live in its replicas."""
 
     def __init__(
         self,
@@ -44,13 +58,37 @@ class Gateway:
         self._config = config
         self._remote = remote
         self._reranking = reranking
+        may_be_cold = config.explain_replicas.min == 0
+        self._cold_starts = {
+            name: ColdStart(handle) for name, handle in remote.items() if may_be_cold and name in OF_LANGUAGE_MODEL
+        }
         self._replica = ray.serve.get_replica_context().replica_id.unique_id
         self._decisions = DecisionLog(settings.home / "decisions" / config.dataset, self._replica)
+        self._metrics = Metrics(OnRay())
         first = make_first(settings, config, self._make)
-        self._live = Live(first.made, self._decisions, first.champion, first.refused)
+        self._live = Live(first.made, self._decisions, first.champion, first.refused, self._metrics)
+        self._limits = Limits(config.request_timeout_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_http(self._live, self._following, self._config.request_timeout_s)
+        app = build_http(self._live, self._following, self._config.request_timeout_s)
+        if "explain" in self._remote:
+            model = RemoteModel(
+                self._remote["explain"], self._config.most_completions, self._cold_starts.get("explain")
+            )
+            add_completions(app, model, self._config.completions, self._config.request_timeout_s)
+        return app
+
+    async def Recommend(
+        self, message: messages.RecommendRequest, grpc_context: RayServegRPCContext
+    ) -> messages.RecommendResponse:
+        """Called by Serve's gRPC proxy: `POST /v1/recommend` as a message."""
+        start = time.perf_counter()
+        try:
+            return await rpc.recommend(self._recommend, message, grpc_context)
+        finally:
+            code = grpc_context.code()
+            status = code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
+            self._metrics.request(RPC, status.name, time.perf_counter() - start)
 
     async def check_health(self) -> None:
         """Called by Serve: a replica whose model does not answer is replaced."""
@@ -59,6 +97,11 @@ class Gateway:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve: what the autoscaling policies are told of this replica."""
         return self._live.load()
+
+    async def _recommend(self, request: RecommendRequest) -> RecommendResponse:
+        async with self._limits.timed():
+            with self._live.serving() as service:
+                return await service.recommend(request)
 
     def _following(self) -> AbstractAsyncContextManager[None]:
         champions = Champions(self._settings, self._config.dataset)
@@ -80,11 +123,16 @@ class Gateway:
         parts = Parts(self._settings, self._config, variant, self._reranking)
         below = self._reranking.below_events if self._reranking is not None else 0
         stages = {name: parts.stage(name) for name in self._config.graph.in_process()}
-        calls = {name: _remote_call(name, handle, variant) for name, handle in self._remote.items()}
+        calls = {
+            name: _remote_call(name, handle, variant, self._cold_starts.get(name))
+            for name, handle in self._remote.items()
+        }
         return Service(
             place=Place(self._config.dataset, self._replica),
             variant=parts.variant,
-            graph=Graph(self._config.graph, stages, calls, parts.fallbacks(), rerank_below=below),
+            graph=Graph(
+                self._config.graph, stages, calls, parts.fallbacks(), rerank_below=below, metrics=self._metrics
+            ),
             store=parts.store,
             decisions=self._decisions,
         )
@@ -96,19 +144,20 @@ def _require_whole(health: Health) -> None:
         raise TowerlineError(f"variant {health.variant} answers its first probe without {', '.join(health.degraded)}")
 
 
-def _remote_call(name: StageName, handle: DeploymentHandle[Any], variant: str) -> RemoteCall:
+def _remote_call(
+    name: StageName, handle: DeploymentHandle[Any], variant: str, cold_start: ColdStart | None
+) -> RemoteCall:
     """One handle call per batch, which says by which variant it is answered.
 
     What Ray reports as failure of the stage becomes `StageUnavailableError`. A caller that gives up calls it off.
+    Where there may be no replica (`cold_start`), nobody waits until there is one.
     """
 
     async def call(batch: Batch) -> Batch:
-        response: Any = handle.run.remote(batch, variant)
         try:
-            answered = await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
+            if cold_start is not None:
+                await cold_start.require_warm()
+            answered = await _called_off_with_its_caller(handle.run.remote(batch, variant))
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.warning("stage %s failed: %s", name, error)
             raise StageUnavailableError(f"stage {name!r} does not answer") from error
@@ -116,3 +165,11 @@ def _remote_call(name: StageName, handle: DeploymentHandle[Any], variant: str) -
         return answered
 
     return call
+
+
+async def _called_off_with_its_caller(response: Any) -> Any:
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise

@@ -10,22 +10,24 @@ its fallback takes its place, and the answer says so (`degraded`). Those without
 
 import asyncio
 import dataclasses
-import logging
+import math
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve.batch import Batch, Call, Stage
 from serve.batcher import MicroBatcher
 from serve.breaker import BreakerConfig, CircuitBreaker, State
+from serve.composition import Composition
+from serve.explaining import Explaining
+from serve.metrics import Metrics
 from serve.reranking import Reranking
-from serve.steps import InProcess, Remote, RemoteCall, StageUnavailableError, Step
-
-logger = logging.getLogger(__name__)
+from serve.steps import RemoteCall
 
 Edge = Literal["in_process", "remote"]
 StageName = Literal[
@@ -38,6 +40,8 @@ RERANKED: tuple[StageName, ...] = ("profile", "rerank")
 AFTER_RANKING = RANKED.index("ranking") + 1
 EXPLAINED: tuple[StageName, ...] = ("facts", "explain")
 """The stages that add the sentences."""
+OF_LANGUAGE_MODEL: tuple[StageName, ...] = ("rerank", "explain")
+"""The stages that the language model works in."""
 MAX_BUDGET_S = 30.0
 MAX_REQUESTS = 100
 """Requests that may come in one; the queue must have room for them."""
@@ -57,8 +61,8 @@ class GraphConfig(BaseModel):
     (`serve.reranking_policy`). Gathering what it re-ranks by always happens in process."""
     diversity: Edge = "in_process"
     """What rules say of an answer as a whole is always seen to in process after it (`limit`)."""
-    explain: Edge = "remote"
-    """Gathering the facts for it always happens in process."""
+    explain: Edge | Literal["off"] = "remote"
+    """Gathering the facts for it always happens in process. Off, there is no language model, and no sentences."""
 
     candidates: int = Field(default=100, ge=1, le=10_000)
     """Items that retrieval hands to the ranker, after those already seen are left out."""
@@ -108,12 +112,20 @@ class GraphConfig(BaseModel):
     def most_requests(self) -> int:
         """Most requests that a graph has under way: they wait, are being ranked, re-ranked or explained."""
         reranked = 0 if self.rerank == "off" else self.rerank_waiting
-        return self.max_waiting + self.max_batch_size * self.batches_in_flight + reranked + self.explain_waiting
+        explained = 0 if self.explain == "off" else self.explain_waiting
+        return self.max_waiting + self.max_batch_size * self.batches_in_flight + reranked + explained
 
     def in_process(self) -> tuple[StageName, ...]:
         """The stages that live in the gateway's replicas."""
         reranked = () if self.rerank == "off" else RERANKED
-        return tuple(name for name in (*RANKED, *reranked, *EXPLAINED) if name not in self.remote())
+        explained = () if self.explain == "off" else EXPLAINED
+        return tuple(name for name in (*RANKED, *reranked, *explained) if name not in self.remote())
+
+    def here(self) -> "GraphConfig":
+        """The same graph without deployments and without sentences, for whoever has all the time in the world."""
+        edges = dict.fromkeys(self.remote(), "in_process")
+        patience = {"rerank_timeout_s": math.inf, "rerank_waiting": sys.maxsize}
+        return self.model_copy(update=edges | patience | {"explain": "off"})
 
 
 @dataclass(frozen=True)
@@ -170,23 +182,33 @@ class Graph:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         rerank_below: int = 0,
+        metrics: Metrics | None = None,
     ) -> None:
         """`stages` holds the in-process stages of `config`, `remote` the others.
 
         `fallbacks` holds what takes the place of a stage that is skipped; one without is needed by every answer.
         `clock` gives the time in UTC. Users of whom fewer than `rerank_below` events are known are re-ranked.
+        `metrics` is told how it goes.
         """
         self._config = config
         self._clock = clock
+        self._metrics = metrics or Metrics()
         self._breakers = {name: CircuitBreaker(name, config.breaker) for name in remote}
-        self._in_process: list[InProcess] = []
+        self._composition = compose = Composition(
+            stages,
+            remote,
+            fallbacks or {},
+            self._breakers,
+            self._metrics,
+            share=config.stage_share,
+            threads=config.batches_in_flight,
+        )
         reranks = config.rerank != "off" and rerank_below > 0
         together = AFTER_RANKING if reranks else len(RANKED)
-        fallbacks = fallbacks or {}
-        self._steps = self._compose(RANKED[:together], stages, remote, fallbacks)
+        self._steps = compose.steps(RANKED[:together])
         self._reranking = (
             Reranking(
-                self._compose(RERANKED, stages, remote, fallbacks),
+                compose.steps(RERANKED),
                 rerank_below,
                 timeout_s=config.rerank_timeout_s,
                 share=config.stage_share,
@@ -195,10 +217,13 @@ class Graph:
             if reranks
             else None
         )
-        self._finishing = self._compose(RANKED[together:], stages, remote, fallbacks)
+        self._finishing = compose.steps(RANKED[together:])
         """What is left to be done once it is known who is cold."""
-        self._explaining = self._compose(EXPLAINED, stages, remote, {})
-        self._being_explained = 0
+        self._explaining = Explaining(
+            compose.steps(EXPLAINED) if config.explain != "off" else (),
+            timeout_s=config.explain_timeout_s,
+            places=config.explain_waiting,
+        )
         self._batcher = MicroBatcher(
             self._rank, config.max_batch_size, config.batches_in_flight, _Waiting.shares_with, config.max_waiting
         )
@@ -216,15 +241,19 @@ class Graph:
         """Raise QueueFullError if so many more requests may not wait."""
         self._batcher.require_room(count)
 
-    async def recommend(self, call: Call) -> Outcome:
-        """Answer one request. Whether there is room for it is for its caller to ask.
+    def recommend(self, call: Call) -> Coroutine[Any, Any, Outcome]:
+        """The answer to one request, to be awaited. It has its place in the queue when this returns.
 
-        Raises:
+        Whether there is room for it is for its caller to ask. Awaiting it raises:
             StageUnavailableError: a stage that every answer needs is gone.
             TooLateError: the request's budget was used up before it could be answered at all.
         """
-        arrived = time.perf_counter()
-        ranked = await self._ranked(call)
+        budget_s = self._config.budget_s if call.budget_s is None else call.budget_s
+        place = self._batcher.submit(_Waiting(call, time.monotonic() + budget_s))
+        return self._outcome(call, self._ranked(place, budget_s), time.perf_counter())
+
+    async def _outcome(self, call: Call, coming: Awaitable[_Ranked], arrived: float) -> Outcome:
+        ranked = await coming
         timings = {"queue": (ranked.started - arrived) * 1e3, **ranked.batch.timings_ms}
         batch = ranked.batch.select([ranked.row])
         degraded = batch.degraded
@@ -236,19 +265,18 @@ class Graph:
                 mine = [each.decision_id for each in explained.calls].index(call.decision_id)
                 batch = dataclasses.replace(batch, explanations=(explained.explanations[mine],))
                 timings["explain"] = explained.timings_ms["explain"]
+        self._metrics.ranked(ranked.started - arrived, degraded)
         timings["total"] = (time.perf_counter() - arrived) * 1e3
         return Outcome(batch, degraded, {name: round(spent, 3) for name, spent in timings.items()})
 
     def close(self) -> None:
         """Give the worker threads back."""
-        for step in self._in_process:
-            step.close()
+        self._composition.close()
 
-    async def _ranked(self, call: Call) -> _Ranked:
-        budget_s = self._config.budget_s if call.budget_s is None else call.budget_s
+    async def _ranked(self, place: Awaitable[_Ranked | _Cold], budget_s: float) -> _Ranked:
         try:
             async with asyncio.timeout(budget_s) as timer:
-                ranked = await self._batcher.submit(_Waiting(call, time.monotonic() + budget_s))
+                ranked = await place
                 if isinstance(ranked, _Cold):
                     ranked = (await asyncio.shield(ranked.reranked))[ranked.row]
                 return ranked
@@ -261,8 +289,10 @@ class Graph:
         started = time.perf_counter()
         deadline = min(each.deadline for each in waiting)
         batch = Batch(calls=tuple(each.call for each in waiting), at=self._clock())
+        self._metrics.batch(len(batch), self._config.max_batch_size)
         for step in self._steps:
             batch = await step(batch, deadline)
+        self._metrics.candidates(batch.named_by)
         cold = self._reranking.cold(batch) if self._reranking is not None else []
         if not cold:
             return await self._finish(batch, deadline, started)
@@ -279,52 +309,5 @@ class Graph:
     async def _finish(self, batch: Batch, deadline: float, started: float) -> list[_Ranked]:
         for step in self._finishing:
             batch = await step(batch, deadline)
-        wanted = [row for row, call in enumerate(batch.calls) if call.explain]
-        explained = None
-        if wanted and batch.item_features.height and self._may_explain(len(wanted)):
-            explained = asyncio.ensure_future(self._explain_some(batch.select(wanted), deadline))
+        explained = self._explaining.start(batch, deadline)
         return [_Ranked(batch, row, started, explained) for row in range(len(batch))]
-
-    def _may_explain(self, count: int) -> bool:
-        return self._being_explained + count <= self._config.explain_waiting
-
-    async def _explain_some(self, batch: Batch, deadline: float) -> Batch | None:
-        """The sentences, if they come in time: before `deadline` where the requests brought a budget."""
-        if all(call.budget_s is None for call in batch.calls):
-            deadline = time.monotonic() + self._config.explain_timeout_s
-        self._being_explained += len(batch)
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                for step in self._explaining:
-                    batch = await step(batch, deadline)
-                return batch
-        except (StageUnavailableError, TimeoutError) as error:
-            logger.warning("%d answers go without explanation: %s", len(batch), error or "it took too long")
-            return None
-        finally:
-            self._being_explained -= len(batch)
-
-    def _compose(
-        self,
-        names: Sequence[StageName],
-        stages: Mapping[StageName, Stage],
-        remote: Mapping[StageName, RemoteCall],
-        fallbacks: Mapping[StageName, Stage],
-    ) -> list[Step]:
-        """One step per remote stage and one per run of neighbouring in-process stages."""
-        steps: list[Step] = []
-        fused: list[tuple[str, Stage]] = []
-        for name in names:
-            if name in remote:
-                steps += [self._fused(fused, fallbacks)] if fused else []
-                breaker = self._breakers[name]
-                steps.append(Remote(name, remote[name], breaker, self._config.stage_share, fallbacks.get(name)))
-                fused = []
-            else:
-                fused.append((name, stages[name]))
-        return steps + ([self._fused(fused, fallbacks)] if fused else [])
-
-    def _fused(self, stages: Sequence[tuple[str, Stage]], fallbacks: Mapping[StageName, Stage]) -> InProcess:
-        step = InProcess(stages, {str(name): each for name, each in fallbacks.items()}, self._config.batches_in_flight)
-        self._in_process.append(step)
-        return step

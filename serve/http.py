@@ -5,19 +5,27 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI, Path, Query, Response
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import Field
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from serve.inspection_schemas import ModelsResponse, UserFeaturesResponse
 from serve.limits import REQUEST_TIMEOUT_S, Limits
-from serve.problems import MEDIA_TYPE, Problem, install
+from serve.measured import Measured
+from serve.openapi import describe
+from serve.problems import Problem, ProblemError, install, problem_of
 from serve.schemas import (
     MAX_ID,
+    BatchAnswer,
     Count,
     FeedbackRequest,
     FeedbackResponse,
     Health,
     HttpModel,
+    RecommendBatchRequest,
+    RecommendBatchResponse,
     RecommendRequest,
     RecommendResponse,
     SimilarResponse,
@@ -27,11 +35,14 @@ from serve.takeover import Live
 MAX_BODY = 2 * 2**20
 """Bytes of a request's body."""
 
+BATCH_PATH = "/v1/recommend:batch"
+
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body is not valid JSON"},
     413: {"model": Problem, "description": f"The body is over {MAX_BODY} bytes"},
     415: {"model": Problem, "description": "The body is not declared as JSON"},
     422: {"model": Problem, "description": "A field is missing or invalid; `errors` names it"},
+    500: {"model": Problem, "description": "Something broke on our side"},
     429: {
         "model": Problem,
         "description": "Too many requests wait",
@@ -42,14 +53,15 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "The service cannot answer now"},
     504: {"model": Problem, "description": "The time for the answer is over"},
 }
-_WITHOUT_BODY: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (422, 503)}
+_WITHOUT_BODY: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (413, 422, 500, 503)}
+_OF_STORE: dict[int | str, dict[str, Any]] = {status: _PROBLEMS[status] for status in (413, 422, 429, 500, 503, 504)}
 _UNKNOWN_ITEM: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such item"}}
 
 
 class SimilarQuery(HttpModel):
     """Query parameters of `similar`."""
 
-    count: Count = 10
+    count: Annotated[Count, Field(examples=[5])] = 10
     """How many items are wanted, 1 to 100."""
 
 
@@ -57,6 +69,11 @@ class _IdConvertor(PathConvertor):
     """An id as part of a path: Starlette's own `path` stops at a line break."""
 
     regex = r"[\s\S]*"
+
+
+def _id_in_path(example: str) -> Any:
+    description = "Percent-encoded, slashes too."
+    return Path(min_length=1, max_length=MAX_ID, description=description, examples=[example])
 
 
 def build_http(
@@ -83,12 +100,14 @@ def build_http(
         description="Recommendations from two-tower retrieval, ranking and a language model.",
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
     )
     register_url_convertor("id", _IdConvertor())
     _add_routes(app, live, Limits(request_timeout_s))
     install(app, MAX_BODY)
-    _declare_problems(app)
+    app.add_middleware(Measured, metrics=live.metrics)
+    describe(app)
     return app
 
 
@@ -100,9 +119,17 @@ def _add_routes(app: FastAPI, live: Live, limits: Limits) -> None:
             with live.serving() as service:
                 return await service.recommend(request)
 
+    @app.post(BATCH_PATH, responses=_PROBLEMS)
+    async def recommend_batch(request: RecommendBatchRequest) -> RecommendBatchResponse:
+        """Items for each of several requests, as each alone would get them."""
+        async with limits.timed():
+            with live.serving() as service:
+                found = await service.recommend_batch(request.requests)
+        return RecommendBatchResponse(answers=tuple(map(_batch_answer, found)))
+
     @app.get("/v1/items/{item_id:id}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)
     async def similar(
-        item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID, description="Percent-encoded, slashes too.")],
+        item_id: Annotated[str, _id_in_path("50")],
         query: Annotated[SimilarQuery, Query()],
     ) -> SimilarResponse:
         """The items nearest to one."""
@@ -116,24 +143,35 @@ def _add_routes(app: FastAPI, live: Live, limits: Limits) -> None:
             with live.serving() as service:
                 return await asyncio.to_thread(service.feedback, request)
 
-    @app.get("/healthz", responses={status: _PROBLEMS[status] for status in (503, 504)})
+    @app.get("/v1/users/{user_id:id}/features", responses=_OF_STORE)
+    async def features(
+        user_id: Annotated[str, _id_in_path("196")],
+    ) -> UserFeaturesResponse:
+        """What is known of a user at this moment. Of an unknown user, the defaults."""
+        async with limits.timed(), limits.place():
+            with live.serving() as service:
+                return await asyncio.to_thread(service.features, user_id)
+
+    @app.get("/v1/models", responses={status: _PROBLEMS[status] for status in (413, 429, 500, 503, 504)})
+    async def models() -> ModelsResponse:
+        """Which models answer, and where they come from."""
+        async with limits.timed(), limits.place():
+            return await live.models()
+
+    if live.metrics.exposition() is not None:
+
+        @app.get("/metrics", include_in_schema=False)
+        async def metrics() -> Response:
+            """What is measured here, in Prometheus' text format."""
+            return Response(live.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/healthz", responses={status: _PROBLEMS[status] for status in (413, 500, 503, 504)})
     async def healthz() -> Health:
         """Whether the model answers: this asks it."""
         return await live.health()
 
 
-def _declare_problems(app: FastAPI) -> None:
-    """Say in the OpenAPI document that errors are `application/problem+json`."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            for path in generate()["paths"].values():
-                for operation in path.values():
-                    for status, response in operation["responses"].items():
-                        if status >= "400":
-                            response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
-        assert app.openapi_schema is not None
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
+def _batch_answer(found: RecommendResponse | ProblemError) -> BatchAnswer:
+    if isinstance(found, RecommendResponse):
+        return BatchAnswer(answer=found)
+    return BatchAnswer(problem=problem_of(found.kind, found.detail, BATCH_PATH, found.errors))

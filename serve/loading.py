@@ -17,6 +17,7 @@ from serve.reranking_policy import RerankingPolicy, policy_in_force
 from train.ledger import read_ledger
 
 if TYPE_CHECKING:
+    from serve.stages.explain import Explain
     from serve.variant import Variant
     from train.registry import LoadedModels
 
@@ -30,12 +31,12 @@ def online_store(settings: Settings, dataset: str, history_length: int) -> Onlin
     return open_online_store(settings, dataset, views(history_length))
 
 
-def explain_stage(config: AppConfig) -> Stage:
-    """The language model's stage: it belongs to no variant."""
+def explain_stage(config: AppConfig, beside: int = 0) -> "Explain":
+    """The language model's stage: it belongs to no variant. `beside`: what its model writes besides, at once."""
     from cluster.assets import SMOLLM2, fetch
     from serve.stages.explain import Explain
 
-    return Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, config.explain)
+    return Explain(fetch(SMOLLM2) / SMOLLM2.files[0].name, config.explain, beside)
 
 
 def reranking_policy(settings: Settings, config: AppConfig) -> RerankingPolicy | None:

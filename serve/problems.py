@@ -59,11 +59,13 @@ class Kind(Enum):
     BROKEN_JSON = (HTTPStatus.BAD_REQUEST, "The body is not valid JSON")
     BAD_REQUEST = (HTTPStatus.BAD_REQUEST, "The request cannot be read")
     UNKNOWN_ITEM = (HTTPStatus.NOT_FOUND, "No such item")
+    UNKNOWN_MODEL = (HTTPStatus.NOT_FOUND, "No such model")
     UNKNOWN_ROUTE = (HTTPStatus.NOT_FOUND, "No such address")
     WRONG_METHOD = (HTTPStatus.METHOD_NOT_ALLOWED, "This address does not take that method")
     BODY_TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large")
     NOT_JSON = (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON")
     INVALID_FIELD = (HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing or invalid")
+    PROMPT_TOO_LONG = (HTTPStatus.UNPROCESSABLE_ENTITY, "The prompt is longer than the model can read")
     TOO_BUSY = (HTTPStatus.TOO_MANY_REQUESTS, "Too many requests wait")
     DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "Something broke on our side")
     UNAVAILABLE = (HTTPStatus.SERVICE_UNAVAILABLE, "The service cannot answer now")
@@ -88,6 +90,19 @@ class ProblemError(Exception):
         self.errors = tuple(errors)
 
 
+def problem_of(kind: Kind, detail: str, path: str, errors: Sequence[FieldError] = ()) -> Problem:
+    """One problem with what was asked at `path`; never fails, whatever the client sent."""
+    status, title = kind.value
+    return Problem(
+        type=kind.urn,
+        title=title,
+        status=status.value,
+        detail=_clean(detail),
+        instance=quote(path, safe="/:", errors="replace"),
+        errors=tuple(errors),
+    )
+
+
 def problem_response(
     kind: Kind,
     detail: str,
@@ -95,19 +110,10 @@ def problem_response(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The response for one problem; never fails, whatever the client sent."""
-    status, title = kind.value
-    problem = Problem(
-        type=kind.urn,
-        title=title,
-        status=status.value,
-        detail=_clean(detail),
-        instance=quote(path, errors="replace"),
-        errors=tuple(errors),
-    )
-    document = problem.model_dump(exclude_defaults=True)
+    """The response for one problem, as `problem_of`."""
+    document = problem_of(kind, detail, path, errors).model_dump(exclude_defaults=True)
     body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
-    return Response(body, status.value, dict(headers or {}), media_type=MEDIA_TYPE)
+    return Response(body, kind.value[0].value, dict(headers or {}), media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI, max_body: int) -> None:

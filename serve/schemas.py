@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from serve.graph import MAX_REQUESTS
+from serve.problems import Problem
+
 MAX_ID = 512
 MAX_COUNT = 100
 MAX_RECENT = 200
@@ -94,6 +97,31 @@ class RecommendResponse(HttpModel):
 
     timings_ms: Milliseconds
     """Milliseconds spent per stage, waiting (`queue`) and in all (`total`)."""
+
+
+class RecommendBatchRequest(HttpModel):
+    """Ask for items for several users, or for one in several ways."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"requests": [{"user_id": "196"}, {"user_id": "22", "count": 3}]}]}
+    )
+
+    requests: tuple[RecommendRequest, ...] = Field(min_length=1, max_length=MAX_REQUESTS)
+    """1 to 100 of them. Each takes a place in the queue; without room for all, none is answered (429)."""
+
+
+class BatchAnswer(HttpModel):
+    """What became of one request: an answer or a problem."""
+
+    answer: RecommendResponse | None = None
+    problem: Problem | None = None
+    """Why there is no answer, as that request alone would have been told."""
+
+
+class RecommendBatchResponse(HttpModel):
+    """What became of the requests, in their order."""
+
+    answers: tuple[BatchAnswer, ...]
 
 
 class SimilarItem(HttpModel):

@@ -19,7 +19,7 @@ from data.dataset import Dataset, open_dataset
 from serve.app import NAME, application
 from serve.config import AppConfig
 from serve.loading import online_store
-from serve.profile import SERVE_TIMEOUT_S, base_url, http_options, logging_config, require_free_port
+from serve.profile import SERVE_TIMEOUT_S, base_url, grpc_options, http_options, logging_config, require_free_port
 from train.registry import champion_cards
 
 STOP_TIMEOUT_S = SERVE_TIMEOUT_S
@@ -34,16 +34,16 @@ class Servable:
     """Events of a user's history that the champion's features carry."""
 
 
-def require_servable(settings: Settings, config: AppConfig) -> Servable:
+def require_servable(settings: Settings, config: AppConfig, *, here: bool = True) -> Servable:
     """What is to be served, after a look at everything that can be checked without Ray.
 
     Raises:
-        TowerlineError: there is no such data set, it has no champion that fits this code, or the port is taken (which
-            in a running cluster may be by Ray Serve itself, and is not looked at).
+        TowerlineError: there is no such data set, it has no champion that fits this code, or it is to be served `here`
+            and the port is taken (which in a running cluster may be by Ray Serve itself, and is not looked at).
     """
     dataset = open_dataset(settings.home, config.dataset)
     cards = champion_cards(settings.tracking_uri, config.dataset)
-    if not settings.ray_address and "RAY_ADDRESS" not in os.environ:
+    if here and not settings.ray_address and "RAY_ADDRESS" not in os.environ:
         require_free_port(settings)
     return Servable(dataset, cards["two-tower"].history_length)
 
@@ -69,12 +69,15 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
     started_here = not found.proxies
     if started_here:
         require_free_port(settings)
-    store = online_store(settings, config.dataset, servable.history_length)
-    store.publish(servable.dataset)
-    store.close()
+    publish(settings, servable)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        ray.serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=logging_config())
+        ray.serve.start(
+            proxy_location="HeadOnly",
+            http_options=http_options(settings),
+            grpc_options=grpc_options(settings),
+            logging_config=logging_config(),
+        )
         _deploy(settings, config)
         yield base_url(settings)
     finally:
@@ -82,6 +85,13 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
             stop_serve()
         else:
             ray.serve.delete(NAME)
+
+
+def publish(settings: Settings, servable: Servable) -> None:
+    """Bring the data set's current version to the online store."""
+    store = online_store(settings, servable.dataset.name, servable.history_length)
+    store.publish(servable.dataset)
+    store.close()
 
 
 def _require_shared_store(settings: Settings) -> None:

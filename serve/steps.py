@@ -25,6 +25,10 @@ class StageUnavailableError(Exception):
     """A remote stage did not answer, or not in time; raised by its `RemoteCall` and its step."""
 
 
+class StageColdError(StageUnavailableError):
+    """The stage has no replica yet, which is no failure of it."""
+
+
 RemoteCall = Callable[[Batch], Awaitable[Batch]]
 """One call of a remote stage with a whole micro-batch. Raises `StageUnavailableError`."""
 
@@ -127,8 +131,8 @@ class Remote:
             self._breaker.unanswered(ticket, budget_s)
             logger.warning("stage %s did not answer %d requests within %.3f s", self._name, len(batch), budget_s)
             raise StageUnavailableError(f"stage {self._name!r} does not answer within {budget_s:.3f} s") from error
-        except StageUnavailableError:
-            self._breaker.record(ticket, "failed")
+        except StageUnavailableError as error:
+            self._breaker.record(ticket, "unknown" if isinstance(error, StageColdError) else "failed")
             raise
         except BaseException:
             self._breaker.record(ticket, "unknown")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from cluster.settings import Settings
 from serve.decisions import DecisionLog
+from serve.inspection_schemas import ModelsResponse
+from serve.metrics import Metrics
 from serve.problems import Kind, ProblemError
 from serve.schemas import Health
 from serve.service import Service
@@ -55,12 +57,20 @@ class Live:
     """The service that answers now, and who is to be next. Belongs to one event loop."""
 
     def __init__(
-        self, first: Service, decisions: DecisionLog, champion: str | None = None, refused: str | None = None
+        self,
+        first: Service,
+        decisions: DecisionLog,
+        champion: str | None = None,
+        refused: str | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """`decisions`: the log that all its services write to.
+        """`decisions`: the log that all its services write to. `metrics`: of the process.
 
         `champion`: the variant that the registry names, if it is not the first service's; `refused`: why it is not.
         """
+        self.metrics = metrics or Metrics()
+        """What is measured here."""
+        self.metrics.serves(first.variant, first.versions)
         self._decisions = decisions
         self._current = _InUse(first)
         self._champion = champion or first.variant
@@ -100,6 +110,16 @@ class Live:
         with self.serving() as service:
             health = await service.health()
         return health.model_copy(update={"champion": self._champion, "refused": self._refused})
+
+    async def models(self) -> ModelsResponse:
+        """The variants that answer, and who is champion."""
+        with self.serving() as service:
+            return ModelsResponse(
+                champion=self._champion,
+                refused=self._refused,
+                data_version=await asyncio.to_thread(service.data_version),
+                variants=(service.models(),),
+            )
 
     async def close(self) -> None:
         """Take no more requests, answer those under way, close the service and write what is left of the log."""
@@ -157,6 +177,8 @@ class Live:
             return
         old, self._current = self._current, _InUse(service)
         old.retired = True
+        self.metrics.serves(old.service.variant, old.service.versions, now=False)
+        self.metrics.serves(service.variant, service.versions)
         self._refused = None
         _close_if_unused(old)
         logger.warning("variant %s serves now, %s no longer", champion, serving)

@@ -1,6 +1,6 @@
 """A variant: user tower, index, ranker and vocabulary that were made for each other, used and swapped as one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,7 @@ import polars as pl
 from data.features import ITEM_FEATURE_COLUMNS
 from data.schema import ATTRIBUTES, ITEM_ID, TITLE
 from serve.batch import Codes, Floats
+from train.card import Kind, ModelCard
 from train.models.ensemble import Found, Run
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
@@ -45,6 +46,10 @@ class Catalogue:
         """The code of an item; `UNKNOWN` for one that the variant does not know."""
         return self._vocabulary.item_code(item_id)
 
+    def codes(self, item_ids: Iterable[str]) -> Codes:
+        """The codes of those of the items that the variant knows."""
+        return np.array([code for code in map(self._vocabulary.item_codes.get, item_ids) if code], np.int64)
+
     def item_id(self, code: int) -> str:
         """The id behind a code."""
         return self._vocabulary.items[code - 1]
@@ -70,13 +75,15 @@ class Variant:
         retrieval: RetrievalModel,
         ranking: RankingModel,
         items: pl.DataFrame,
+        cards: Mapping[Kind, ModelCard],
     ) -> None:
         """`name` and `versions` (model name to version) go into every answer; `items` names the catalogue.
 
-        `history_length` is the number of past events that the models' features carry.
+        `history_length` is the number of past events that the models' features carry; `cards` say where they come from.
         """
         self.name = name
         self.versions = dict(versions)
+        self.cards = dict(cards)
         self.catalogue = Catalogue(retrieval.vocabulary, items)
         self.history_length = history_length
         self._retrieval = retrieval
@@ -94,6 +101,7 @@ class Variant:
             retrieval=models.retrieval,
             ranking=models.ranking,
             items=models.items,
+            cards=models.cards,
         )
 
     @property

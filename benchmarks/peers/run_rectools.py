@@ -20,7 +20,8 @@ from rectools.models import SASRecModel  # type: ignore[import-not-found]
 
 from benchmarks.peers.contract import Task, checkable
 
-MOST_EPOCHS = 100
+MOST_EPOCHS = 300
+"""Far more than early stopping lets pass."""
 PATIENCE = 10
 PADDING = 0
 """Code of what is no item."""
@@ -57,7 +58,12 @@ class BestEpoch(Callback):  # type: ignore[misc]
         if not self.scores or score > max(self.scores):
             self.weights = copy.deepcopy(module.torch_model.state_dict())
         self.scores.append(score)
-        trainer.should_stop = len(self.scores) - self.best_epochs >= PATIENCE
+        trainer.should_stop = self.is_old
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the best weights have stood for so many epochs that nothing better is to be expected."""
+        return len(self.scores) - self.best_epochs >= PATIENCE
 
     @property
     def best_epochs(self) -> int:
@@ -106,6 +112,8 @@ def main(run: str) -> None:
     )
     model.fit(Dataset.construct(table))
     best = next(each for each in model.fit_trainer.callbacks if isinstance(each, BestEpoch))
+    if not best.is_old:
+        raise RuntimeError(f"epoch {best.best_epochs} of {MOST_EPOCHS} is the best: it still learns; raise MOST_EPOCHS")
     model.lightning_model.torch_model.load_state_dict(best.weights)
 
     items = pl.Series([item.removeprefix(ITEM) for item in model.data_preparator.get_known_item_ids()])

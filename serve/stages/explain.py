@@ -46,30 +46,32 @@ class ExplainConfig(BaseModel):
     they wait for each other, so with a busy neighbour on the last core everything would crawl."""
 
     parallel: int = Field(default=4, ge=1, le=64)
-    """Sentences that are written at once (continuous batching)."""
+    """Sentences that are written at once (continuous batching), beside the completions."""
 
     max_tokens: int = Field(default=320, ge=16, le=512)
     """Longest sentence in tokens; a longer one is given up."""
 
     context: int = Field(default=1024, ge=512)
-    """Tokens of prompt and sentence together."""
+    """Tokens of prompt and sentence, or completion, together."""
 
 
 class Explain:
     """Writes the sentences for the facts of a batch."""
 
-    def __init__(self, weights: Path, config: ExplainConfig) -> None:
+    def __init__(self, weights: Path, config: ExplainConfig, beside: int = 0) -> None:
         """Load the model (`weights`: a GGUF file) and write a first sentence, in about two seconds.
+
+        `beside`: what else is written at once with the same model (`llama`).
 
         Raises:
             TowerlineError: the file is not there.
         """
         self._config = config
         # Nobody gets the key to the model's own port.
-        self._server, _ = load_llama(
+        self.llama, _ = load_llama(
             weights,
             threads=config.threads,
-            parallel=config.parallel,
+            parallel=config.parallel + beside,
             context=config.context,
             max_tokens=config.max_tokens,
         )
@@ -94,7 +96,7 @@ class Explain:
 
     def explain(self, facts: Facts) -> str | None:
         """One sentence, or None if the model found no end. Blocks for some tenths of a second."""
-        answer: dict[str, Any] = self._server.handle_chat_completions(
+        answer: dict[str, Any] = self.llama.handle_chat_completions(
             {
                 "messages": messages(facts),
                 "grammar": grammar(facts),

@@ -16,7 +16,8 @@ from benchmarks.quality_problem import Problem
 from benchmarks.quality_runs import Run
 from benchmarks.quality_systems import SYSTEMS
 from tests.train.planted import plant
-from tune.space import apply, field_of, sample_of
+from train.models.sources import SOURCES
+from tune.space import apply, field_of
 
 
 def test_every_row_is_another_configuration_of_ours() -> None:
@@ -26,7 +27,8 @@ def test_every_row_is_another_configuration_of_ours() -> None:
         for config, changes in ((RETRIEVAL, row.retrieval), (RANKING, row.ranking)):
             for name, value in changes.items():
                 assert field_of(config, name)
-                assert json.loads(json.dumps(sample_of(apply(config, {name: value}), {name: value})[name])) == value
+                told = json.loads(json.dumps({name: value}))
+                assert apply(config, told) == apply(config, {name: value}) != config
 
 
 def test_a_row_stands_behind_the_one_that_it_is_compared_with() -> None:
@@ -36,6 +38,18 @@ def test_a_row_stands_behind_the_one_that_it_is_compared_with() -> None:
     assert all(row.against in names[:number] for number, row in enumerate(ROWS) if number)
     assert [row.name for row in chosen(["without_logq"])] == [COMPLETE, "in_batch_softmax", "without_logq"]
     assert [row.name for row in chosen(["without_text"])] == [COMPLETE, "without_text"]
+
+
+def test_every_source_is_added_alone_and_all_of_them_find_candidates() -> None:
+    rankings = {row.name: apply(RANKING, row.ranking) for row in ROWS}
+    assert rankings[COMPLETE].ensemble.names == ()
+    for kind in SOURCES:
+        assert rankings[f"with_{kind}"].ensemble.names == (kind,)
+    assert rankings["with_all_sources"].ensemble.names == tuple(SOURCES)
+    assert rankings["with_all_sources"].ensemble.finders == ("two_tower",)
+    assert rankings["blended_candidates"].ensemble.finders == ("two_tower", *SOURCES)
+    (blended,) = (row for row in ROWS if row.name == "blended_candidates")
+    assert blended.against == "with_all_sources"
 
 
 def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -317,6 +317,24 @@ def test_a_search_begins_at_the_start_and_keeps_the_best() -> None:
     assert search(SYSTEMS["popularity"], 7, attempt) == Found({})
 
 
+def test_what_was_searched_enough_is_not_searched_again() -> None:
+    names = ("popularity", "ease", "ials", "two_tower", "two_tower_ranker", PEER.name)
+    systems = [SYSTEMS[name] for name in names]
+
+    def missing(**trials: int) -> list[str]:
+        counts = {name: trials.get(name, 4) for name in names}
+        found = {
+            name: Found(SYSTEMS[name].start, tuple(Trial(SYSTEMS[name].start, 0.1, 1.0) for _ in range(count)))
+            for name, count in counts.items()
+        }
+        return [system.name for system in quality.unsearched(systems, found, 4)]
+
+    assert missing(popularity=0) == []
+    assert missing(ease=0, ials=3, implicit_als=5) == ["ease", "ials"]
+    assert missing(two_tower_ranker=1) == ["two_tower_ranker"]
+    assert missing(two_tower=1) == ["two_tower", "two_tower_ranker"], "it is built on the first"
+
+
 def test_settings_are_kept_with_their_trials(tmp_path: Path) -> None:
     better = PEER.start | {"factors": 128}
     found = Found(better, (Trial(PEER.start, 0.1, 2.0), Trial(better, 0.2, 3.0)))

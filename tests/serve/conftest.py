@@ -29,6 +29,7 @@ from serve.batch import Batch, Stage
 from serve.decisions import DecisionLog
 from serve.graph import Graph, GraphConfig, StageName
 from serve.http import build_http
+from serve.metrics import Metrics
 from serve.service import Place, Service
 from serve.stages.diversity import Diversity
 from serve.stages.facts import GatherFacts
@@ -41,7 +42,7 @@ from serve.steps import StageUnavailableError
 from serve.takeover import Live
 from serve.variant import Variant
 from tests.ports import free_port
-from train.card import ModelCard
+from train.card import KINDS, ModelCard
 from train.evaluation import Evaluation
 from train.models.candidate_features import feature_names
 from train.models.covisitation import fit_covisitation
@@ -190,6 +191,7 @@ def shop_variant(shop: Dataset, shop_retrieval: RetrievalModel, shop_ranking: Ra
         retrieval=shop_retrieval,
         ranking=shop_ranking,
         items=shop.items(),
+        cards={kind: card(kind, HISTORY, "champion") for kind in KINDS},
     )
 
 
@@ -345,24 +347,32 @@ def store(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> OnlineStor
     return published(shop, tmp_path_factory.mktemp("store"))
 
 
-Answering = Callable[[OnlineStore, Path], AbstractContextManager[httpx.Client]]
+Answering = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @pytest.fixture(scope="session")
 def answering(shop_variant: Variant, make_stages: MakeStages) -> Answering:
-    """`with answering(store, folder) as client`: an endpoint over HTTP without Ray; its log is complete afterwards."""
+    """`with answering(store, folder) as client`: an endpoint over HTTP without Ray; its log is complete afterwards.
+
+    With a moment `at`, its clock stands still then.
+    """
 
     @contextmanager
-    def answer(store: OnlineStore, decisions_folder: Path) -> Iterator[httpx.Client]:
-        decisions = DecisionLog(decisions_folder, "replica-1")
+    def answer(store: OnlineStore, decisions_folder: Path, at: datetime | None = None) -> Iterator[httpx.Client]:
+        def clock() -> datetime:
+            return at or datetime.now(UTC)
+
+        decisions, metrics, config = DecisionLog(decisions_folder, "replica-1"), Metrics(), GraphConfig(budget_s=30)
         service = Service(
             place=Place("shop", "replica-1"),
             variant=shop_variant,
-            graph=Graph(GraphConfig(budget_s=30), make_stages(store), {"explain": no_language_model}),
+            graph=Graph(config, make_stages(store), {"explain": no_language_model}, clock=clock, metrics=metrics),
             store=store,
             decisions=decisions,
+            clock=clock,
         )
-        with _listening(build_http(Live(service, decisions))) as url, httpx.Client(base_url=url, timeout=300) as client:
+        live = Live(service, decisions, metrics=metrics)
+        with listening(build_http(live)) as url, httpx.Client(base_url=url, timeout=300) as client:
             yield client
 
     return answer
@@ -375,7 +385,7 @@ def client(answering: Answering, store: OnlineStore, decisions_folder: Path) -> 
 
 
 @contextmanager
-def _listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI) -> Iterator[str]:
     """`app` on a free port, in a thread of this process, until the block ends."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import openai
 import psutil
 import pytest
 import ray
@@ -20,6 +21,7 @@ from cluster.settings import Settings
 from data.dataset import Dataset
 from serve.config import AppConfig, Replicas
 from serve.decisions import read_decisions
+from serve.generation import MODEL, CompletionsConfig
 from serve.graph import GraphConfig
 from serve.loading import online_store
 from serve.session import require_servable, running
@@ -33,6 +35,7 @@ def config() -> AppConfig:
     return AppConfig(
         dataset="shop",
         graph=GraphConfig(explain_timeout_s=300),
+        completions=CompletionsConfig(parallel=1, waiting=0),
         gateway_replicas=Replicas(min=2, max=2, num_cpus=0.1),
     )
 
@@ -95,6 +98,30 @@ def test_everybody_else_is_served_while_an_explanation_is_being_written(client: 
             served += not explained.done()
     assert explained.result().json()["degraded"] == []
     assert served >= 2
+
+
+def test_openais_client_gets_a_stream_and_its_place_is_free_when_it_hangs_up(url: str) -> None:
+    """The language model writes one completion at a time here, and none waits."""
+    long: dict[str, Any] = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 500, "stream": True}
+    short: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        for _ in range(2):
+            with client.completions.create(**long) as stream:
+                for _, chunk in zip(range(3), stream, strict=False):
+                    assert chunk.choices[0].text
+                with pytest.raises(openai.RateLimitError, match="are being written"):
+                    client.chat.completions.create(**short)
+            deadline = time.monotonic() + 3
+            while (answer := _unless_busy(client, short)) is None:
+                assert time.monotonic() < deadline
+        assert answer.choices[0].finish_reason == "length"
+
+
+def _unless_busy(client: openai.OpenAI, asked: dict[str, Any]) -> Any:
+    try:
+        return client.chat.completions.create(**asked)
+    except openai.RateLimitError:
+        return None
 
 
 def test_odd_item_ids_survive_the_proxy(url: str, odd_item: str, get_as_it_is: GetAsItIs) -> None:

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
 from cluster.errors import TowerlineError
-from serve.app import build
+from cluster.settings import Settings
+from serve.app import application, build
 from serve.config import AppConfig, Replicas, read_config
 
 EXAMPLE = Path(__file__).parents[2] / "jobs" / "configs" / "serve_models.toml"
@@ -36,6 +37,24 @@ def test_unknown_keys_and_contradictions_are_refused(tmp_path: Path) -> None:
         read_config("shop", tmp_path / "serve.toml")
     with pytest.raises(ValidationError, match="min is 3, which is over max 2"):
         Replicas(min=3, max=2)
+    with pytest.raises(ValidationError, match=r"completions\.max_tokens is 1024.* explain\.context = 1024"):
+        AppConfig.model_validate({"dataset": "shop", "completions": {"max_tokens": 1024}})
+
+
+def test_only_the_language_model_may_have_no_replica() -> None:
+    assert AppConfig(dataset="shop", explain_replicas=Replicas(min=0)).explain_replicas.min == 0
+    for name in ("gateway_replicas", "stage_replicas"):
+        with pytest.raises(ValidationError, match=f"{name}.min is 0, but every answer needs one"):
+            AppConfig.model_validate({"dataset": "shop", name: {"min": 0}})
+
+
+def test_completions_take_no_place_of_explanations() -> None:
+    """Each deployment has room for them beside what it had before."""
+    config = AppConfig.model_validate({"dataset": "shop", "explain_replicas": {"max_ongoing_requests": 5, "max": 3}})
+    gateway = application(Settings(), config)._bound_deployment
+    explain = gateway.init_args[2]["explain"]._bound_deployment
+    assert explain._deployment_config.max_ongoing_requests == 5 + config.completions.most
+    assert gateway._deployment_config.max_ongoing_requests > config.graph.most_requests() + config.most_completions
 
 
 def test_ray_serve_builds_the_application_from_plain_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

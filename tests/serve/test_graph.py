@@ -22,7 +22,7 @@ from serve.stages.diversity import Diversity
 from serve.stages.explain import Explain, ExplainConfig
 from serve.stages.fallbacks import RankersOrder, Unchanged
 from serve.stages.profile import GatherProfiles
-from serve.steps import InProcess, RemoteCall, StageUnavailableError, run_stages
+from serve.steps import InProcess, RemoteCall, StageColdError, StageUnavailableError, run_stages
 from serve.variant import Variant
 from train.models.retrieval import RetrievalModel
 from train.vocabulary import UNKNOWN
@@ -407,6 +407,22 @@ async def test_a_stage_that_fails_again_and_again_is_asked_no_more(shop_stages: 
     graph.close()
 
 
+async def test_a_stage_that_is_being_started_has_not_failed(shop_stages: Stages, shop_fallbacks: Stages) -> None:
+    warm = False
+
+    async def starting(batch: Batch) -> Batch:
+        if not warm:
+            raise StageColdError("no replica yet")
+        return shop_stages["ranking"].run(batch)
+
+    graph = degrading(shop_stages, shop_fallbacks, {"ranking": starting}, BreakerConfig(failures=3, open_s=3600))
+    for _ in range(6):
+        assert (await graph.recommend(CALLS[0])).degraded == ("ranking",)
+    warm = True
+    assert (await graph.recommend(CALLS[0])).degraded == ()
+    graph.close()
+
+
 async def test_no_more_requests_wait_for_sentences_than_may(shop_stages: Stages) -> None:
     """The others get their answer at once, without."""
     written = asyncio.Event()
@@ -424,6 +440,25 @@ async def test_no_more_requests_wait_for_sentences_than_may(shop_stages: Stages)
     assert [each.degraded for each in await asyncio.gather(*first)] == [(), ()]
     assert (await graph.recommend(Call("d", "user 1", 5, explain=True))).degraded == ()
     graph.close()
+
+
+async def test_without_a_language_model_nobody_waits_for_one(shop_stages: Stages) -> None:
+    config = GraphConfig(explain="off")
+    assert config.remote() == ()
+    assert "facts" not in config.in_process()
+    graph = graph_of(config, shop_stages, {})
+    outcome = await graph.recommend(Call("a", "user 1", 5, explain=True))
+    assert outcome.degraded == ("explain",)
+    assert len(outcome.batch.codes_BK[0]) >= 5
+    graph.close()
+
+
+def test_a_graph_that_has_all_the_time_in_the_world_is_the_same_but_for_where_its_stages_are() -> None:
+    config = GraphConfig(ranking="remote", retrieval="remote", rerank="remote", candidates=50)
+    here = config.here()
+    assert here.remote() == ()
+    assert here.in_process() == (*RANKED, "profile", "rerank")
+    assert here.candidates == 50
 
 
 async def test_who_is_in_a_hurry_costs_the_patient_nothing(shop_stages: Stages, shop_fallbacks: Stages) -> None:

@@ -17,7 +17,7 @@ from data.online.store import OnlineStore
 from serve.decisions import read_decisions
 from serve.graph import RANKED
 from serve.variant import Variant
-from tests.serve.conftest import HISTORY
+from tests.serve.conftest import HISTORY, Answering
 
 
 def ask(client: httpx.Client, **body: object) -> dict[str, Any]:
@@ -172,6 +172,103 @@ def test_many_events_of_any_ids_are_stored(client: httpx.Client, store: OnlineSt
     assert odd_item not in [item["item_id"] for item in ask(client, user_id=user, count=100)["items"]]
 
 
+def test_a_batch_is_answered_as_its_requests_alone_would_be(
+    answering: Answering, shop_store: OnlineStore, tmp_path: Path
+) -> None:
+    requests = [
+        *({"user_id": f"user {number}", "count": 3 + number} for number in range(10)),
+        {"user_id": "nobody", "recent_items": ["item-3", "a/b/similar"], "deny_items": ["item-9"]},
+        {"user_id": "user 0", "explain": True},
+    ]
+    with answering(shop_store, tmp_path, datetime(2024, 6, 1, tzinfo=UTC)) as client:
+        response = client.post("/v1/recommend:batch", json={"requests": requests})
+        assert response.status_code == 200, response.text
+        alone = [ask(client, **request) for request in requests]
+    assert all(each["problem"] is None for each in response.json()["answers"])
+    answers = [each["answer"] for each in response.json()["answers"]]
+    for answer, other in zip(answers, alone, strict=True):
+        assert [item["item_id"] for item in answer["items"]] == [item["item_id"] for item in other["items"]]
+        scores = [item["score"] for item in other["items"]]
+        assert [item["score"] for item in answer["items"]] == pytest.approx(scores, abs=1e-5)
+        for name in ("user_id", "known_user", "variant", "models", "degraded"):
+            assert answer[name] == other[name]
+    logged = {each.decision_id: each for each in read_decisions(tmp_path)}
+    assert [logged[answer["decision_id"]].request["user_id"] for answer in answers] == [
+        request["user_id"] for request in requests
+    ]
+
+
+def test_a_request_of_a_batch_carries_its_own_problem(client: httpx.Client) -> None:
+    requests = [{"user_id": "user 1"}, {"user_id": "user 2", "budget_ms": 1}, {"user_id": "user 3"}]
+    response = client.post("/v1/recommend:batch", json={"requests": requests})
+    first, late, last = response.json()["answers"]
+    assert response.status_code == 200
+    assert len(first["answer"]["items"]) == len(last["answer"]["items"]) == 10
+    assert late["answer"] is None
+    assert (late["problem"]["status"], late["problem"]["type"]) == (504, "urn:towerline:problem:too-late")
+    assert late["problem"]["instance"] == "/v1/recommend:batch"
+
+
+def test_a_batch_that_cannot_be_read_is_refused_as_a_whole(client: httpx.Client) -> None:
+    for requests, field in (
+        ([{"user_id": "user 1"}, {"user_id": "user 2", "count": 0}], "requests[1].count"),
+        ([], "requests"),
+        ([{"user_id": "user 1"}] * 101, "requests"),
+    ):
+        response = client.post("/v1/recommend:batch", json={"requests": requests})
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["field"] == field
+
+
+def test_the_features_of_a_user_are_those_that_the_models_see(
+    client: httpx.Client, decisions_folder: Path, shop: Dataset
+) -> None:
+    found = client.get("/v1/users/user%205/features").json()
+    assert (found["user_id"], found["known_user"], found["attributes"]) == ("user 5", True, ["age=5"])
+    assert found["data_version"] == shop.manifest.data_version
+    (view,) = found["views"]
+    assert (view["name"], view["fingerprint"]) == ("user_activity", feature_fingerprints(HISTORY)["user_activity"])
+    decision_id = ask(client, user_id="user 5")["decision_id"]
+    (decision,) = (each for each in _logged(client, decisions_folder) if each.decision_id == decision_id)
+    assert set(view["features"]) < set(decision.user_features)
+    for name in ("history_items", "history_values", "user_event_count", "user_mean_value", "user_distinct_items_30d"):
+        assert view["features"][name] == decision.user_features[name]
+    times = [datetime.fromisoformat(moment) for moment in view["features"]["history_times"]]
+    assert times == sorted(times)
+    assert len(times) == HISTORY
+
+
+@pytest.mark.parametrize("user", ["never seen", "a/b/features", "千と", "x" * 512])
+def test_an_unknown_user_has_the_features_of_one(client: httpx.Client, user: str) -> None:
+    found = client.get(f"/v1/users/{quote(user, safe='')}/features").json()
+    assert (found["user_id"], found["known_user"], found["known_until"]) == (user, False, None)
+    assert found["views"][0]["features"]["user_event_count"] == 0
+    assert found["views"][0]["features"]["history_items"] == []
+
+
+def test_what_was_told_a_moment_ago_is_in_the_features(client: httpx.Client) -> None:
+    assert client.get("/v1/users/fresh/features").json()["known_user"] is False
+    client.post("/v1/feedback", json={"events": [{"user_id": "fresh", "item_id": "item-4"}]}).raise_for_status()
+    found = client.get("/v1/users/fresh/features").json()
+    assert found["known_user"] is True
+    assert found["views"][0]["features"]["history_items"] == ["item-4"]
+    assert datetime.fromisoformat(found["known_until"]) <= datetime.fromisoformat(found["at"])
+
+
+def test_the_models_say_where_they_come_from(client: httpx.Client, shop: Dataset) -> None:
+    found = client.get("/v1/models").json()
+    assert (found["champion"], found["refused"]) == ("champion", None)
+    assert found["data_version"] == shop.manifest.data_version
+    (variant,) = found["variants"]
+    assert variant["variant"] == "champion"
+    tower, ranker = variant["models"]
+    assert (tower["model"], ranker["model"]) == ("two-tower", "ranker")
+    for model in (tower, ranker):
+        assert (model["version"], model["data_version"], model["git_commit"]) == ("1", "0", "0")
+        assert model["history_length"] == HISTORY
+        assert model["feature_views"] == feature_fingerprints(HISTORY)
+
+
 def test_health_asks_the_model(client: httpx.Client, shop: Dataset) -> None:
     answer = client.get("/healthz").json()
     assert answer["status"] == "ok"
@@ -233,7 +330,15 @@ def _logged(client: httpx.Client, folder: Path) -> list[Any]:
 def test_the_openapi_document_describes_what_comes(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {"/v1/recommend", "/v1/items/{item_id}/similar", "/v1/feedback", "/healthz"}
+    assert set(document["paths"]) == {
+        "/v1/recommend",
+        "/v1/recommend:batch",
+        "/v1/items/{item_id}/similar",
+        "/v1/users/{user_id}/features",
+        "/v1/models",
+        "/v1/feedback",
+        "/healthz",
+    }
     for operations in document["paths"].values():
         for operation in operations.values():
             assert operation["description"]

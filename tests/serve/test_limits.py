@@ -80,6 +80,21 @@ async def test_a_full_queue_is_429_with_retry_after_and_who_waits_is_answered(li
     await live.close()
 
 
+async def test_each_request_of_a_batch_takes_a_place_in_the_queue(live: Live, gate: Gate) -> None:
+    """Of batches that come at the same moment, those for which there is no room are refused as a whole."""
+    async with client_of(build_http(live)) as client:
+        batch = {"requests": [QUESTION] * 40}
+        asked = [asyncio.ensure_future(client.post("/v1/recommend:batch", json=batch)) for _ in range(6)]
+        refused = await next(asyncio.as_completed(asked))
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:towerline:problem:too-busy")
+        gate.opened.set()
+        responses = await asyncio.gather(*asked)
+    answered = [response for response in responses if response.status_code == 200]
+    assert 1 <= len(answered) <= 3
+    assert all(len(response.json()["answers"]) == 40 for response in answered)
+    await live.close()
+
+
 async def test_what_takes_too_long_is_a_problem(live: Live, gate: Gate) -> None:
     async with client_of(build_http(live, request_timeout_s=0.05)) as client:
         response = await client.post("/v1/recommend", json=QUESTION)
