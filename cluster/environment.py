@@ -36,6 +36,8 @@ FAST_SERVE = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 * 2**20),
+    # On a busy machine HAProxy takes longer to start than the 5 seconds after which Ray gives it up.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     # A replica that stops refuses what comes a second later, and HAProxy asks another one; Ray waits for 30.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
