@@ -1,10 +1,13 @@
 """An example of every answer, for the OpenAPI document. The films are MovieLens-100K's."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import BaseModel
 
+from serve.completion_schemas import ChatAnswer, ChatChoice, ChatCompletion, Completion, TextChoice, Usage
 from serve.inspection_schemas import (
     FeatureViewReading,
     ModelsResponse,
@@ -134,6 +137,35 @@ _MODELS = ModelsResponse(
     ),
 )
 
+_USAGE = Usage(prompt_tokens=38, completion_tokens=9, total_tokens=47)
+
+_CHAT = ChatCompletion(
+    id="chatcmpl-8f3a2b1c0d9e4f5a",
+    created=int(AT.timestamp()),
+    choices=(ChatChoice(message=ChatAnswer(content="The capital city of France is Paris."), finish_reason="stop"),),
+    usage=_USAGE,
+)
+
+_COMPLETION = Completion(
+    id="cmpl-8f3a2b1c0d9e4f5a",
+    created=int(AT.timestamp()),
+    choices=(TextChoice(text=", in a land far away, there lived a", finish_reason="length"),),
+    usage=_USAGE,
+)
+
+
+def _events(answer: ChatCompletion | Completion, name: str, choice: Mapping[str, Any]) -> str:
+    """A stream of a single piece."""
+    chunk = {**answer.model_dump(include={"id", "created", "model"}), "object": name, "choices": [choice]}
+    return f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+
+
+EVENTS: Mapping[str, str] = {
+    "ChatCompletion": _events(_CHAT, "chat.completion.chunk", {"index": 0, "delta": {"content": "The"}}),
+    "Completion": _events(_COMPLETION, "text_completion", {"index": 0, "text": ", in"}),
+}
+"""Name of the model to the same as server-sent events."""
+
 ANSWERS: Mapping[str, BaseModel] = {
     type(answer).__name__: answer
     for answer in (
@@ -144,6 +176,8 @@ ANSWERS: Mapping[str, BaseModel] = {
         _FEATURES,
         _MODELS,
         _PROBE,
+        _CHAT,
+        _COMPLETION,
     )
 }
 """Name of the model to an answer."""

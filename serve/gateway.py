@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import grpc
 import ray.exceptions
 import ray.serve
 import ray.serve.exceptions
@@ -34,6 +36,9 @@ from serve.schemas import Health, RecommendRequest, RecommendResponse
 from serve.service import Place, Service
 from serve.steps import RemoteCall, StageUnavailableError
 from serve.takeover import Champions, Live
+
+RPC = "towerline.v1.Recommender/Recommend"
+"""The endpoint of gRPC among those of HTTP, in metrics."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +82,13 @@ class Gateway:
         self, message: messages.RecommendRequest, grpc_context: RayServegRPCContext
     ) -> messages.RecommendResponse:
         """Called by Serve's gRPC proxy: `POST /v1/recommend` as a message."""
-        return await rpc.recommend(self._recommend, message, grpc_context)
+        start = time.perf_counter()
+        try:
+            return await rpc.recommend(self._recommend, message, grpc_context)
+        finally:
+            code = grpc_context.code()
+            status = code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
+            self._metrics.request(RPC, status.name, time.perf_counter() - start)
 
     async def check_health(self) -> None:
         """Called by Serve: a replica whose model does not answer is replaced."""

@@ -45,6 +45,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "The body is too large"},
     415: {"model": CompletionProblem, "description": "The body is not declared as JSON"},
     422: {"model": CompletionProblem, "description": "A field is invalid or unknown, or the prompt is too long"},
+    500: {"model": Problem, "description": "Something broke on our side"},
     429: {"model": CompletionProblem, "description": "Too many completions wait", "headers": _RETRY_AFTER},
     503: {"model": CompletionProblem, "description": "The language model is being started", "headers": _RETRY_AFTER},
     504: {"model": CompletionProblem, "description": "The time for the completion is over"},
@@ -63,6 +64,12 @@ def refusal(refused: Refused, prompt_field: str) -> ProblemError:
 def openai_error(error: ProblemError) -> OpenAiError:
     """The same as OpenAI says it."""
     return _openai_error(error.kind.urn, error.kind.value[0].value, error.detail, error.errors[:1])
+
+
+def completion_problem(problem: Problem) -> CompletionProblem:
+    """A problem with the same as OpenAI says it."""
+    error = _openai_error(problem.type, problem.status, problem.detail, problem.errors[:1])
+    return CompletionProblem(**dict(problem), error=error)
 
 
 def _openai_error(urn: str, status: int, detail: str, errors: tuple[FieldError, ...]) -> OpenAiError:
@@ -92,8 +99,7 @@ class OpenAiRoute(APIRoute):
 
 
 def _with_openai_error(response: Response) -> Response:
-    problem = Problem.model_validate_json(bytes(response.body))
-    error = _openai_error(problem.type, problem.status, problem.detail, problem.errors[:1])
-    document = CompletionProblem(**dict(problem), error=error).model_dump(exclude_defaults=True)
+    problem = completion_problem(Problem.model_validate_json(bytes(response.body)))
+    document = problem.model_dump(exclude_defaults=True)
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     return Response(json.dumps(document, ensure_ascii=False).encode(), response.status_code, headers)

@@ -8,13 +8,17 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serve.examples import ANSWERS
+from serve.completion_schemas import CompletionProblem
+from serve.examples import ANSWERS, EVENTS
+from serve.openai_errors import completion_problem
 from serve.problems import MEDIA_TYPE, FieldError, Kind, Problem, problem_of
 
 JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
 DETAILS = {
     Kind.BROKEN_JSON: "Expecting value at character 12",
     Kind.UNKNOWN_ITEM: "no item '50' in data set 'movielens-100k' (variant 0b1c)",
+    Kind.UNKNOWN_MODEL: "there is no language model 'gpt-4o' here; ask 'smollm2-135m-instruct'",
     Kind.BODY_TOO_LARGE: "the body is over 2097152 bytes; send less at a time",
     Kind.NOT_JSON: "send the body as JSON with the header Content-Type: application/json",
     Kind.TOO_BUSY: "256 requests wait already; ask again in 1 s",
@@ -27,6 +31,7 @@ DETAILS = {
 FIELDS = {
     Kind.BROKEN_JSON: "body",
     Kind.UNKNOWN_ITEM: "item_id",
+    Kind.UNKNOWN_MODEL: "model",
     Kind.BODY_TOO_LARGE: "body",
     Kind.NOT_JSON: "Content-Type",
 }
@@ -65,25 +70,32 @@ def _describe_responses(path: str, operation: Mapping[str, Any], document: Mappi
         if status >= "400":
             media = response["content"].pop(JSON)
             response["content"] = {MEDIA_TYPE: media}
-            problem = _problem(int(status), path, operation, document).model_dump(exclude_defaults=True)
+            problem = _problem(int(status), path, operation, document).model_dump(mode="json", exclude_defaults=True)
             media["examples"] = {problem["title"]: {"value": problem}}
         elif JSON in response.get("content", {}):
-            media = response["content"][JSON]
-            answer = ANSWERS.get(media["schema"].get("$ref", "").rpartition("/")[2])
-            if answer is not None:
-                media.setdefault("examples", {"example": {"value": answer.model_dump(mode="json")}})
+            _describe_answer(response["content"])
+
+
+def _describe_answer(content: Mapping[str, Any]) -> None:
+    model = _model(content[JSON])
+    if model in ANSWERS:
+        content[JSON]["examples"] = {"example": {"value": ANSWERS[model].model_dump(mode="json")}}
+    if EVENT_STREAM in content:
+        content[EVENT_STREAM]["examples"] = {"example": {"value": EVENTS[model]}}
 
 
 def _problem(status: int, path: str, operation: Mapping[str, Any], document: Mapping[str, Any]) -> Problem:
     """The most usual problem of a status with an operation."""
-    (kind, *_) = (kind for kind in (*DETAILS, Kind.INVALID_FIELD) if kind.value[0] == status)
+    completes = _model(operation["responses"][str(status)]["content"][MEDIA_TYPE]) == CompletionProblem.__name__
+    of_others = Kind.UNKNOWN_ITEM if completes else Kind.UNKNOWN_MODEL
+    usual = (kind for kind in (*DETAILS, Kind.INVALID_FIELD) if kind.value[0] == status and kind is not of_others)
+    kind = next(usual)
     asked = path.format(**{each["name"]: _example(each) for each in operation.get("parameters", [])})
-    if kind is Kind.INVALID_FIELD:
-        field = _a_field(operation, document)
-        error = FieldError(field=field, message="Field required")
-        return problem_of(kind, f"{field}: Field required", asked, [error])
-    errors = [FieldError(field=FIELDS[kind], message=DETAILS[kind])] if kind in FIELDS else []
-    return problem_of(kind, DETAILS[kind], asked, errors)
+    field = _a_field(operation, document) if kind is Kind.INVALID_FIELD else FIELDS.get(kind)
+    message = "Field required" if kind is Kind.INVALID_FIELD else DETAILS[kind]
+    detail = f"{field}: {message}" if kind is Kind.INVALID_FIELD else message
+    problem = problem_of(kind, detail, asked, [] if field is None else [FieldError(field=field, message=message)])
+    return completion_problem(problem) if completes else problem
 
 
 def _example(parameter: Mapping[str, Any]) -> Any:
@@ -101,6 +113,10 @@ def _a_field(operation: Mapping[str, Any], document: Mapping[str, Any]) -> str:
 
 def _schema(media: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema of a body, which is a model of its own."""
-    name = media["schema"]["$ref"].rpartition("/")[2]
-    schema: Mapping[str, Any] = document["components"]["schemas"][name]
+    schema: Mapping[str, Any] = document["components"]["schemas"][_model(media)]
     return schema
+
+
+def _model(media: Mapping[str, Any]) -> str:
+    """The name of a body's model; empty if it has none."""
+    return str(media["schema"].get("$ref", "")).rpartition("/")[2]

@@ -1,6 +1,7 @@
 """What one gateway replica does for each endpoint; knows neither HTTP nor Ray."""
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,6 +34,8 @@ from serve.schemas import (
 from serve.steps import StageUnavailableError
 from serve.variant import Variant
 from train.vocabulary import UNKNOWN
+
+logger = logging.getLogger(__name__)
 
 PROBE = Call(decision_id="probe", user_id="", count=1, budget_s=25.0)
 """The health probe: a user that cannot exist, because an id is never empty. It has less than Serve's 30 seconds."""
@@ -214,4 +217,5 @@ async def _or_problem(coming: Awaitable[RecommendResponse]) -> RecommendResponse
     except ProblemError as error:
         return error
     except TowerlineError as error:
+        logger.error("a request of a batch: %s", error)  # noqa: TRY400
         return ProblemError(Kind.UNAVAILABLE, str(error))

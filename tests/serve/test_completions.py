@@ -14,11 +14,14 @@ import pytest
 from fastapi import FastAPI
 
 from cluster.assets import SMOLLM2, fetch
+from serve.completion_schemas import CompletionProblem
 from serve.completions import add_completions
 from serve.generation import MODEL, CompletionsConfig, Writer
 from serve.language_model import load_llama
+from serve.openapi import describe
 from serve.problems import install
 from tests.serve.conftest import listening
+from tests.serve.openapi import require_answers, require_examples, require_problems
 
 CONTEXT = 512
 CONFIG = CompletionsConfig(parallel=2, waiting=1, max_tokens=400)
@@ -258,3 +261,13 @@ def test_what_takes_too_long_is_given_up(writer: Writer) -> None:
         with pytest.raises(openai.APIError, match=r"not finished within 0\.3 s"):
             list(client.completions.create(**LONG, stream=True))
         assert becomes_idle(writer)
+
+
+def test_the_openapi_document_has_examples_that_work(writer: Writer) -> None:
+    app = completing(writer, 60)
+    describe(app)
+    with listening(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        document = client.get("/openapi.json").json()
+        require_answers(client, document, lambda _: 200)
+    require_examples(document)
+    require_problems(document, CompletionProblem)

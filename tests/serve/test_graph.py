@@ -442,6 +442,25 @@ async def test_no_more_requests_wait_for_sentences_than_may(shop_stages: Stages)
     graph.close()
 
 
+async def test_without_a_language_model_nobody_waits_for_one(shop_stages: Stages) -> None:
+    config = GraphConfig(explain="off")
+    assert config.remote() == ()
+    assert "facts" not in config.in_process()
+    graph = graph_of(config, shop_stages, {})
+    outcome = await graph.recommend(Call("a", "user 1", 5, explain=True))
+    assert outcome.degraded == ("explain",)
+    assert len(outcome.batch.codes_BK[0]) >= 5
+    graph.close()
+
+
+def test_a_graph_that_has_all_the_time_in_the_world_is_the_same_but_for_where_its_stages_are() -> None:
+    config = GraphConfig(ranking="remote", retrieval="remote", rerank="remote", candidates=50)
+    here = config.here()
+    assert here.remote() == ()
+    assert here.in_process() == (*RANKED, "profile", "rerank")
+    assert here.candidates == 50
+
+
 async def test_who_is_in_a_hurry_costs_the_patient_nothing(shop_stages: Stages, shop_fallbacks: Stages) -> None:
     """Both wait at the same moment; a remote stage is told how long its caller waits, and cannot answer one of them."""
     budgets: list[float] = []

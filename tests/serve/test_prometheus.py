@@ -1,0 +1,77 @@
+"""What Prometheus finds of a cluster: the sum over the gateway's replicas is what was sent, whoever answered it."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.local_cluster import LocalCluster
+from cluster.monitoring.prometheus import prometheus_config
+from cluster.provenance import ROOT
+from cluster.settings import Settings
+from data.dataset import Dataset
+from tests.jobs.shell import Shell
+from tests.ports import free_port
+from tests.serve.prometheus import Prometheus, wrk
+
+pytestmark = pytest.mark.cluster
+
+CONFIG = """
+graph.explain = "off"
+gateway_replicas = {min = 2, max = 2, num_cpus = 0.1}
+"""
+ANSWERED = 'sum(towerline_requests_total{endpoint="/v1/recommend",status="200"})'
+BY_REPLICA = f"{ANSWERED} by (replica)"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_the_sum_over_the_replicas_is_what_was_sent(
+    local_cluster: tuple[Settings, LocalCluster],
+    shop: Dataset,
+    settings: Settings,
+    champion: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    cluster_settings, cluster = local_cluster
+    shutil.copytree(shop.path.parent, tmp_path / "datasets" / "shop", symlinks=True)
+    (tmp_path / "serve.toml").write_text(CONFIG)
+    port = free_port()
+    answering = f'towerline_model_info{{variant="variant-a",model="ranker",version="{champion["ranker"]}"}} == 1'
+    shell = Shell(
+        ROOT,
+        {
+            "TOWERLINE_HOME": str(tmp_path),
+            "TOWERLINE_MLFLOW_TRACKING_URI": settings.tracking_uri,
+            "TOWERLINE_RAY_ADDRESS": cluster.gcs_address,
+            "TOWERLINE_SERVE_PORT": str(port),
+        },
+    )
+    serve = f"python -m jobs.serve_models --dataset shop --config {tmp_path / 'serve.toml'}"
+    with Prometheus(prometheus_config(cluster_settings)) as prometheus, shell.started(serve, until="stop with Ctrl-C"):
+        sent = wrk(f"http://127.0.0.1:{port}/v1/recommend", tmp_path, threads=4, requests_each=100)
+        assert sent == 400
+        wait_until(lambda: prometheus.ask(ANSWERED) == [sent])
+        by_replica = prometheus.ask(BY_REPLICA)
+        assert len(by_replica) == 2
+        assert all(answered > 0 for answered in by_replica)
+        found = {
+            query: prometheus.ask(query)
+            for query in (
+                'sum(towerline_request_duration_seconds_count{endpoint="/v1/recommend"})',
+                'sum(towerline_request_duration_seconds_bucket{endpoint="/v1/recommend",le="+Inf"})',
+                f"count({answering})",
+                'sum(towerline_stage_duration_seconds_count{stage="ranking"}) >= bool 1',
+                "sum(towerline_queue_duration_seconds_count) >= bool 400",
+                "sum(towerline_batch_fill_ratio_count) >= bool 1",
+                'sum(towerline_candidates_total{source="two_tower"}) >= bool 1',
+            )
+        }
+    assert list(found.values()) == [[sent], [sent], [2.0], [1.0], [1.0], [1.0], [1.0]], found
