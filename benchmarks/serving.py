@@ -62,6 +62,8 @@ def main(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     chosen = sides(asked.dataset, folder)
     if asked.sides:
+        if unknown := set(asked.sides) - set(chosen):
+            raise TowerlineError(f"--sides names {', '.join(sorted(unknown))}; there are {', '.join(chosen)}")
         chosen = {name: chosen[name] for name in asked.sides}
     users = dataset.events()[USER_ID].unique().sort().to_list()
     bench = Bench(settings, asked, folder, write_bodies(users, folder / "bodies.jsonl"), users[:COMPARED_USERS])

@@ -104,11 +104,11 @@ def write_picture(figures: Mapping[str, float], path: Path) -> Path:
         for number, each in enumerate(connections):
             heights = [row + 0.27 * number for row in range(len(names))]
             bars = axis.barh(heights, [figures[f"{metric}/{name}/{each}"] for name in names], 0.25, label=each)
-            axis.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+            axis.bar_label(bars, fmt=_text, fontsize=7, padding=2)
         axis.set_yticks([row + 0.27 for row in range(len(names))], names)
         axis.invert_yaxis()
         axis.set_xscale("log")
-        axis.margins(x=0.15)
+        axis.margins(x=0.25)
         axis.set_title(COLUMNS[metric])
     axes[0].legend()
     chart.savefig(path, dpi=120)
