@@ -131,7 +131,7 @@ class ChatRequest(Sampling):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"model": MODEL, "messages": [{"role": "user", "content": "Name a film of 1997."}], "max_tokens": 40}
+                {"model": MODEL, "messages": [{"role": "user", "content": "Name the capital city of France."}]}
             ]
         }
     )
@@ -151,7 +151,7 @@ class CompletionRequest(Sampling):
     """Ask for what follows a text."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": MODEL, "prompt": "Once upon a time", "max_tokens": 20}]}
+        json_schema_extra={"examples": [{"model": MODEL, "prompt": "Once upon a time", "max_tokens": 11}]}
     )
 
     prompt: str = Field(min_length=1)
@@ -220,7 +220,7 @@ class OpenAiError(BaseModel):
 
     message: str
     type: str
-    param: str | None
+    param: str | None = None
     """The field that is wrong."""
     code: str
 

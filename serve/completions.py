@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
+from serve.completion_docs import CHAT_EVENTS, TEXT_EVENTS, responses
 from serve.completion_schemas import (
     ChatAnswer,
     ChatChoice,
@@ -32,20 +33,16 @@ from serve.completion_stream import (
 )
 from serve.generation import MODEL, CompletionsConfig, End, LanguageModel, Message, Piece, Refused, Text
 from serve.limits import REQUEST_TIMEOUT_S
-from serve.openai_errors import RESPONSES, OpenAiRoute, openai_error, refusal
+from serve.openai_errors import OpenAiRoute, openai_error, refusal
 from serve.problems import FieldError, Kind, ProblemError
 
 Result = TypeVar("Result")
 
+CHAT_PATH = "/v1/chat/completions"
+TEXT_PATH = "/v1/completions"
+
 CLIENT_GONE = 499
 """The status that nginx notes for a client that hung up; nobody reads it."""
-
-_AS_EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The completion; as server-sent events if `stream` is true",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
-}
 
 
 @dataclass(frozen=True)
@@ -195,12 +192,12 @@ def add_completions(
     completions = Completions(model, config, request_timeout_s)
     router = APIRouter(route_class=OpenAiRoute)
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_AS_EVENTS | RESPONSES)
+    @router.post(CHAT_PATH, response_model=ChatCompletion, responses=responses(CHAT_PATH, CHAT_EVENTS))
     async def chat(request: ChatRequest, http: Request) -> ChatCompletion | Completion | Response:
         """The next turn of a conversation, as OpenAI's clients ask for it."""
         return await completions.answer(Asked.chat(request), http)
 
-    @router.post("/v1/completions", response_model=Completion, responses=_AS_EVENTS | RESPONSES)
+    @router.post(TEXT_PATH, response_model=Completion, responses=responses(TEXT_PATH, TEXT_EVENTS))
     async def complete(request: CompletionRequest, http: Request) -> ChatCompletion | Completion | Response:
         """What follows a text, as OpenAI's clients ask for it."""
         return await completions.answer(Asked.text(request), http)

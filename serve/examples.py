@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
+from serve.completion_schemas import ChatAnswer, ChatChoice, ChatCompletion, Completion, TextChoice, Usage
+from serve.inspection import LANGUAGE_MODEL
 from serve.inspection_schemas import (
     FeatureViewReading,
     ModelsResponse,
@@ -114,6 +116,7 @@ _FEATURES = UserFeaturesResponse(
 )
 
 _MODELS = ModelsResponse(
+    data=(LANGUAGE_MODEL,),
     champion=VARIANT,
     data_version=DATA_VERSION,
     variants=(
@@ -134,6 +137,22 @@ _MODELS = ModelsResponse(
     ),
 )
 
+_WRITTEN = int(AT.timestamp())
+
+_CHAT = ChatCompletion(
+    id="chatcmpl-0f8fad5bd9cb469fa16570867728950e",
+    created=_WRITTEN,
+    choices=(ChatChoice(message=ChatAnswer(content="The capital city of France is Paris."), finish_reason="stop"),),
+    usage=Usage(prompt_tokens=36, completion_tokens=9, total_tokens=45),
+)
+
+_COMPLETION = Completion(
+    id="cmpl-7c9e6679f0c4d5ba8b8a9a0ee0d2d0c1",
+    created=_WRITTEN,
+    choices=(TextChoice(text=", in a small village nestled in the heart of a", finish_reason="length"),),
+    usage=Usage(prompt_tokens=4, completion_tokens=11, total_tokens=15),
+)
+
 ANSWERS: Mapping[str, BaseModel] = {
     type(answer).__name__: answer
     for answer in (
@@ -144,6 +163,8 @@ ANSWERS: Mapping[str, BaseModel] = {
         _FEATURES,
         _MODELS,
         _PROBE,
+        _CHAT,
+        _COMPLETION,
     )
 }
 """Name of the model to an answer."""

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from cluster.errors import TowerlineError
-from serve.completion_schemas import CompletionProblem, OpenAiError
+from serve.completion_schemas import OpenAiError
 from serve.generation import Refused
 from serve.problems import FieldError, Kind, Problem, ProblemError
 
@@ -37,19 +37,6 @@ _CODES = {
 }
 """Where OpenAI has a code of its own."""
 _CODES_BY_URN = {kind.urn: code for kind, code in _CODES.items()}
-
-_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds after which to ask again"}}
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": CompletionProblem, "description": "The body is not valid JSON"},
-    404: {"model": CompletionProblem, "description": "No such model"},
-    413: {"model": Problem, "description": "The body is too large"},
-    415: {"model": CompletionProblem, "description": "The body is not declared as JSON"},
-    422: {"model": CompletionProblem, "description": "A field is invalid or unknown, or the prompt is too long"},
-    429: {"model": CompletionProblem, "description": "Too many completions wait", "headers": _RETRY_AFTER},
-    503: {"model": CompletionProblem, "description": "The language model is being started", "headers": _RETRY_AFTER},
-    504: {"model": CompletionProblem, "description": "The time for the completion is over"},
-}
-"""The errors of a completion, for the documentation."""
 
 
 def refusal(refused: Refused, prompt_field: str) -> ProblemError:
@@ -91,9 +78,13 @@ class OpenAiRoute(APIRoute):
         return handle_as_openai
 
 
-def _with_openai_error(response: Response) -> Response:
-    problem = Problem.model_validate_json(bytes(response.body))
+def completion_problem(problem: Problem) -> dict[str, Any]:
+    """A problem that holds OpenAI's error as well: a `CompletionProblem` as JSON."""
     error = _openai_error(problem.type, problem.status, problem.detail, problem.errors[:1])
-    document = CompletionProblem(**dict(problem), error=error).model_dump(exclude_defaults=True)
+    return {**problem.model_dump(exclude_defaults=True), "error": error.model_dump()}
+
+
+def _with_openai_error(response: Response) -> Response:
+    document = completion_problem(Problem.model_validate_json(bytes(response.body)))
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     return Response(json.dumps(document, ensure_ascii=False).encode(), response.status_code, headers)

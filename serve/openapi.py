@@ -65,8 +65,9 @@ def _describe_responses(path: str, operation: Mapping[str, Any], document: Mappi
         if status >= "400":
             media = response["content"].pop(JSON)
             response["content"] = {MEDIA_TYPE: media}
-            problem = _problem(int(status), path, operation, document).model_dump(exclude_defaults=True)
-            media["examples"] = {problem["title"]: {"value": problem}}
+            if "examples" not in media:
+                problem = _problem(int(status), path, operation, document).model_dump(exclude_defaults=True)
+                media["examples"] = {problem["title"]: {"value": problem}}
         elif JSON in response.get("content", {}):
             media = response["content"][JSON]
             answer = ANSWERS.get(media["schema"].get("$ref", "").rpartition("/")[2])

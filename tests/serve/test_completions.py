@@ -17,8 +17,10 @@ from cluster.assets import SMOLLM2, fetch
 from serve.completions import add_completions
 from serve.generation import MODEL, CompletionsConfig, Writer
 from serve.language_model import load_llama
+from serve.openapi import describe
 from serve.problems import install
 from tests.serve.conftest import listening
+from tests.serve.test_openapi import examples_of, operations, validate
 
 CONTEXT = 512
 CONFIG = CompletionsConfig(parallel=2, waiting=1, max_tokens=400)
@@ -38,6 +40,7 @@ def completing(writer: Writer, request_timeout_s: float) -> FastAPI:
     app = FastAPI()
     install(app, max_body=2**20)
     add_completions(app, writer, CONFIG, request_timeout_s)
+    describe(app)
     return app
 
 
@@ -247,6 +250,23 @@ def test_an_error_is_a_problem_as_well(url: str) -> None:
     assert problem["errors"][0]["field"] == problem["error"]["param"] == "prompt"
     broken = httpx.post(f"{url}/v1/completions", content=b"{", headers={"content-type": "application/json"})
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "broken_json")
+
+
+def test_what_is_documented_is_so(url: str) -> None:
+    """Every example fits its schema, and is answered as its operation says."""
+    document = httpx.get(f"{url}/openapi.json").json()
+    found = operations(document)
+    assert {path for path, _, _ in found} == {"/v1/chat/completions", "/v1/completions"}
+    for path, _, operation in found:
+        for status, response in operation["responses"].items():
+            for media in response["content"].values():
+                for example in examples_of(media):
+                    validate(example, media["schema"], document)
+                    assert status == "200" or example["status"] == int(status)
+                assert examples_of(media), (path, status)
+        (question,) = examples_of(operation["requestBody"]["content"]["application/json"])
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        validate(httpx.post(f"{url}{path}", json=question, timeout=60).json(), schema, document)
 
 
 def test_what_takes_too_long_is_given_up(writer: Writer) -> None:
