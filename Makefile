@@ -12,7 +12,7 @@ DATASET ?= movielens-100k
 SEEDS ?= 3
 OTHER_SEEDS ?= 1
 
-.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-train bench-item-table bench-autoscaling cluster-up cluster-down install-servers
+.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-serving bench-train bench-item-table bench-autoscaling cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -46,6 +46,9 @@ bench-item-table: install ## the two-tower's table of a million items with dense
 
 bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
 	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search $(if $(filter missing,$(SEARCH)),missing,all))
+
+bench-serving: install ## our serving graph beside FastAPI and the usual Ray Serve way; 12 minutes
+	@$(RUN) benchmarks.serving --dataset $(DATASET)
 
 bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes
 	@$(RUN) benchmarks.autoscaling --dataset $(DATASET)

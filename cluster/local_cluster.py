@@ -24,7 +24,7 @@ from cluster.errors import TowerlineError
 from cluster.files import write_atomically
 from cluster.job import run_job
 from cluster.monitoring.prometheus import prometheus_config, write_prometheus_config
-from cluster.ray_start import OBJECT_STORE_BYTES, short_temp_dir, stay_on_loopback
+from cluster.ray_start import OBJECT_STORE_BYTES, ingress_environment, short_temp_dir, stay_on_loopback
 from cluster.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -172,7 +172,8 @@ def _environment(settings: Settings, temp_dir: Path) -> dict[str, str]:
     stay_on_loopback()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    return environment | {"PATH": path, "TOWERLINE_HOME": str(settings.home), MARK: str(temp_dir)}
+    own = {"PATH": path, "TOWERLINE_HOME": str(settings.home), MARK: str(temp_dir)}
+    return environment | ingress_environment(temp_dir) | own
 
 
 def _port(field: str, port: int) -> int:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from cluster.environment import in_submitted_job, prepare_environment
 from cluster.errors import TowerlineError
 from cluster.local_cluster import read_note
 from cluster.provenance import ROOT
-from cluster.ray_start import OBJECT_STORE_BYTES, short_temp_dir, stay_on_loopback
+from cluster.ray_start import OBJECT_STORE_BYTES, ingress_environment, short_temp_dir, stay_on_loopback
 from cluster.settings import Settings
 
 
@@ -79,16 +79,17 @@ def _start(settings: Settings, dashboard: bool, log_to_driver: bool) -> RaySessi
     stay_on_loopback()
     temp_dir = short_temp_dir()
     try:
-        ray.init(
-            "local",
-            num_cpus=settings.num_cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=dashboard,
-            log_to_driver=log_to_driver,
-            logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(temp_dir),
-        )
+        with _environment(ingress_environment(temp_dir)):
+            ray.init(
+                "local",
+                num_cpus=settings.num_cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=dashboard,
+                log_to_driver=log_to_driver,
+                logging_level=logging.WARNING,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(temp_dir),
+            )
     except BaseException:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
@@ -156,6 +157,21 @@ def _prepare_ray_data() -> None:
         context = DataContext.get_current()
         context.shuffle_strategy = ShuffleStrategy(os.environ["RAY_DATA_DEFAULT_SHUFFLE_STRATEGY"])
         context.enable_progress_bars = os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] == "0"
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """For what is started meanwhile, these environment variables are set."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

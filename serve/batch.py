@@ -150,6 +150,8 @@ class Batch:
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """The batch of some of its requests."""
+        if len(rows) == 1:
+            return self._slice(rows[0])
         width = self.codes_BK.shape[1]
         flat = (np.asarray(rows, np.int64)[:, None] * width + np.arange(width)).ravel()
         return dataclasses.replace(
@@ -167,6 +169,27 @@ class Batch:
             profiles=_pick(self.profiles, rows),
             facts=_pick(self.facts, rows),
             explanations=_pick(self.explanations, rows),
+        )
+
+    def _slice(self, row: int) -> "Batch":
+        """The batch of one request. Nothing of its tables and arrays is copied."""
+        width = self.codes_BK.shape[1]
+        own = slice(row, row + 1)
+        return dataclasses.replace(
+            self,
+            calls=self.calls[own],
+            users=self.users.slice(row, 1),
+            known=self.known[own],
+            seen=self.seen[own],
+            codes_BK=self.codes_BK[own],
+            retrieval_BK=self.retrieval_BK[own],
+            sources_BKS=None if self.sources_BKS is None else self.sources_BKS[own],
+            named_by=self.named_by[own],
+            scores_BK=self.scores_BK[own],
+            item_features=self.item_features.slice(row * width, width),
+            profiles=self.profiles[own],
+            facts=self.facts[own],
+            explanations=self.explanations[own],
         )
 
 

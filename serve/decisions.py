@@ -14,7 +14,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -76,7 +76,7 @@ class Decision(BaseModel):
     everything: Mapping[str, Any] = {}
     """Features of all events together, and their `known_until`."""
 
-    candidates: Mapping[str, Sequence[Any]] = {}
+    candidates: Mapping[str, list[Any]] = {}
     """Columns of equal length, one row per candidate: item_id, retrieval_score, ranking_score, item features and their
     `known_until`."""
 

@@ -65,17 +65,13 @@ class Eligibility:
         return [self._of_request(call, seen, barred) for call, seen in zip(batch.calls, batch.seen, strict=True)]
 
     def _of_request(self, call: Call, seen: frozenset[str], barred: Codes) -> Codes:
-        own = np.concatenate([barred, self._codes([*seen, *call.deny])])
+        own = np.concatenate([barred, self._catalogue.codes([*seen, *call.deny])])
         if call.allow is None:
             return own
         open_I = np.zeros(self._size + 1, np.bool_)
-        open_I[self._codes(call.allow)] = True
+        open_I[self._catalogue.codes(call.allow)] = True
         open_I[own] = False
         return np.flatnonzero(~open_I)[1:]
-
-    def _codes(self, items: Sequence[str]) -> Codes:
-        codes = (self._catalogue.code(item) for item in items)
-        return np.array([code for code in codes if code != UNKNOWN], np.int64)
 
     def _is_barred(self, code: int, rules: RulesConfig) -> bool:
         item = self._catalogue.item_id(code)

@@ -1,6 +1,6 @@
 """A variant: user tower, index, ranker and vocabulary that were made for each other, used and swapped as one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -45,6 +45,10 @@ class Catalogue:
     def code(self, item_id: str) -> int:
         """The code of an item; `UNKNOWN` for one that the variant does not know."""
         return self._vocabulary.item_code(item_id)
+
+    def codes(self, item_ids: Iterable[str]) -> Codes:
+        """The codes of those of the items that the variant knows."""
+        return np.array([code for code in map(self._vocabulary.item_codes.get, item_ids) if code], np.int64)
 
     def item_id(self, code: int) -> str:
         """The id behind a code."""

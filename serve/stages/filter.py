@@ -18,6 +18,7 @@ class Filter:
         self._eligibility = Eligibility(catalogue, rules)
         self._limits = ValueLimits(catalogue, rules.max_per_value)
         self._candidates = candidates
+        self._size = len(catalogue)
 
     def run(self, batch: Batch) -> Batch:
         """Keep the first eligible `candidates` of each row, in order; free slots hold `UNKNOWN` and -inf.
@@ -30,7 +31,10 @@ class Filter:
         asked_BKS = batch.sources_BKS
         sources_BKS = None if asked_BKS is None else np.full((*shape, asked_BKS.shape[2]), -np.inf, np.float32)
         for row, excluded in enumerate(self._eligibility.excluded(batch)):
-            eligible = np.flatnonzero(~np.isin(batch.codes_BK[row], [*excluded, UNKNOWN]))
+            barred_I = np.zeros(self._size + 1, np.bool_)
+            barred_I[UNKNOWN] = True
+            barred_I[excluded] = True
+            eligible = np.flatnonzero(~barred_I[batch.codes_BK[row]])
             kept = self._first(batch.codes_BK[row], eligible, shape[1])
             codes_BK[row, : len(kept)] = batch.codes_BK[row, kept]
             scores_BK[row, : len(kept)] = batch.retrieval_BK[row, kept]

@@ -3,11 +3,10 @@
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from serve.batch import Batch
 from serve.eligibility import Eligibility, RulesConfig
 from serve.variant import Variant
+from train.models.ensemble import Run
 
 
 class Retrieval:
@@ -17,17 +16,19 @@ class Retrieval:
         self._variant = variant
         self._eligibility = Eligibility(variant.catalogue, rules or RulesConfig())
         self._candidates = candidates
-        self._threads = ThreadPoolExecutor(variant.num_scorers, thread_name_prefix="source")
+        # A single source is asked where it is: handing it to a thread would cost more than it takes.
+        several = variant.num_scorers > 1
+        self._run: Run = ThreadPoolExecutor(variant.num_scorers, thread_name_prefix="source").map if several else map
 
     def run(self, batch: Batch) -> Batch:
         """Candidates, best first. What may not be shown is left out: a source's places count what may.
 
         Where rules limit how many items of a kind an answer has, there are more, so that the filter has a choice.
         """
-        exclude = [np.array([*codes], dtype=np.int64) for codes in self._eligibility.excluded(batch)]
+        exclude = self._eligibility.excluded(batch)
         limited = self._eligibility.limited
         count = self._eligibility.width(batch, self._candidates) if limited else self._candidates
-        found = self._variant.find(batch.users, exclude, count, self._threads.map)
+        found = self._variant.find(batch.users, exclude, count, self._run)
         named = tuple(dict(zip(self._variant.finders, row, strict=True)) for row in found.named_BN.tolist())
         return dataclasses.replace(
             batch,

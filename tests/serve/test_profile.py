@@ -1,5 +1,6 @@
 """Where the endpoint listens, and what is said when it cannot."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def test_a_port_in_use_is_named_with_the_setting(tmp_path: Path) -> None:
         with pytest.raises(TowerlineError, match=rf"127\.0\.0\.1:{port}: Address already in use.*TOWERLINE_SERVE_PORT"):
             require_free_port(settings)
     require_free_port(settings)
+
+
+def test_a_foreign_haproxy_is_named_though_it_shares_its_port(tmp_path: Path) -> None:
+    """One that an earlier Ray Serve left behind would answer half of the requests, with errors."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(TowerlineError, match=rf"already in use \(python.*, process {os.getpid()}\); stop"):
+            require_free_port(Settings(home=tmp_path, serve_port=port))
 
 
 def test_an_address_of_another_machine_is_named(tmp_path: Path) -> None:

@@ -120,7 +120,10 @@ class Ensemble:
         K is `count` or the catalogue's size, whichever is smaller. `run` calls the scorers, which do not depend on
         each other.
         """
-        parts = [self._find(two_tower, rows[some], exclude[some], count, run) for some in self._chunks(rows.height)]
+        chunks = list(self._chunks(rows.height))
+        if len(chunks) == 1:
+            return self._find(two_tower, rows, exclude, count, run)
+        parts = [self._find(two_tower, rows[some], exclude[some], count, run) for some in chunks]
         columns = zip(
             *((part.codes_BK, part.scores_BK, part.sources_BKS, part.named_BN) for part in parts), strict=True
         )

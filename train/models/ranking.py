@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cluster.errors import TowerlineError
-from train.encoding import encode_users
 from train.models.candidate_features import (
     CANDIDATE_FEATURES,
     SOURCE_FEATURES,
@@ -121,8 +120,7 @@ def ranker_inputs(
     """
     if sources_BKS is None:
         sources_BKS = retrieval.source_scores(rows, candidates_BK)
-    vocabulary = retrieval.vocabulary
-    users = encode_users(rows, vocabulary, retrieval.config.history_length)
+    users = retrieval.encoded(rows)
     history_BL = users.history_BL.numpy().astype(np.int64)
     dense_BKF = candidate_features(candidates_BK, scores_BK, item_features_BKF, history_BL, retrieval)
     opinions_BKF = source_features(candidates_BK, sources_BKS)

@@ -48,6 +48,7 @@ class RetrievalModel:
         self.network = TwoTower(config, vocabulary, torch.empty_like(weights["item_attributes_IA"]))
         self.network.load_state_dict(weights)
         self.network.eval()
+        self._encoded: tuple[pl.DataFrame, UserBatch] | None = None
 
     @cached_property
     def item_vectors_ID(self) -> npt.NDArray[np.float32]:
@@ -81,7 +82,14 @@ class RetrievalModel:
 
     def encode_users(self, rows: pl.DataFrame) -> npt.NDArray[np.float32]:
         """User vectors (B, D + 1) of B feature rows (see `train.encoding.encode_users`)."""
-        return self.vectors_of(encode_users(rows, self.vocabulary, self.config.history_length))
+        return self.vectors_of(self.encoded(rows))
+
+    def encoded(self, rows: pl.DataFrame) -> UserBatch:
+        """Feature rows as the user tower reads them. The last are kept: the ranker asks for those of the retrieval."""
+        kept = self._encoded
+        if kept is None or kept[0] is not rows:
+            kept = self._encoded = rows, encode_users(rows, self.vocabulary, self.config.history_length)
+        return kept[1]
 
     def vectors_of(self, users: UserBatch) -> npt.NDArray[np.float32]:
         """User vectors (B, D + 1) of B encoded users: the user tower itself."""
