@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from serve.completion_schemas import ChatAnswer, ChatChoice, ChatCompletion, Completion, TextChoice, Usage
+from serve.inspection import LANGUAGE_MODEL
 from serve.inspection_schemas import (
     FeatureViewReading,
     ModelsResponse,
@@ -117,6 +118,7 @@ _FEATURES = UserFeaturesResponse(
 )
 
 _MODELS = ModelsResponse(
+    data=(LANGUAGE_MODEL,),
     champion=VARIANT,
     data_version=DATA_VERSION,
     variants=(

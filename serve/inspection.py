@@ -1,13 +1,25 @@
 """What the endpoint says of itself: the features that a user has now, and the models that answer."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from data.features import views
 from data.online.store import OnlineStore
 from data.views import USER, views_of
-from serve.inspection_schemas import FeatureViewReading, ServedModel, ServedVariant, UserFeaturesResponse
+from serve.generation import MODEL
+from serve.inspection_schemas import (
+    FeatureViewReading,
+    LanguageModelEntry,
+    ServedModel,
+    ServedVariant,
+    UserFeaturesResponse,
+)
 from serve.variant import Variant
+
+LANGUAGE_MODEL = LanguageModelEntry(
+    id=MODEL, created=int(datetime(2024, 11, 1, tzinfo=UTC).timestamp()), owned_by="HuggingFaceTB"
+)
+"""The only one there is."""
 
 
 def user_features(

@@ -1,6 +1,7 @@
 """What goes over HTTP when the endpoint is asked about itself: features and models."""
 
 from datetime import datetime
+from typing import Literal
 
 from serve.schemas import HttpModel
 
@@ -71,8 +72,25 @@ class ServedVariant(HttpModel):
     models: tuple[ServedModel, ...]
 
 
+class LanguageModelEntry(HttpModel):
+    """A model that writes completions, as OpenAI's clients read it."""
+
+    id: str
+    """What `model` is to be in a request for a completion."""
+
+    object: Literal["model"] = "model"
+    created: int
+    """When it was published, in seconds since the epoch."""
+
+    owned_by: str
+
+
 class ModelsResponse(HttpModel):
-    """The variants that answer."""
+    """The variants that answer, and the language model, in the shape of OpenAI's list of models."""
+
+    object: Literal["list"] = "list"
+    data: tuple[LanguageModelEntry, ...] = ()
+    """The models that write completions."""
 
     champion: str
     """The variant that the registry names. It takes over within seconds, unless it is refused."""

@@ -18,8 +18,8 @@ from serve.batcher import QueueFullError
 from serve.decisions import Answered, Decision, DecisionLog
 from serve.feedback import store_feedback
 from serve.graph import Graph, Outcome, TooLateError
-from serve.inspection import served, user_features
-from serve.inspection_schemas import ServedVariant, UserFeaturesResponse
+from serve.inspection import LANGUAGE_MODEL, served, user_features
+from serve.inspection_schemas import LanguageModelEntry, ServedVariant, UserFeaturesResponse
 from serve.problems import FieldError, Kind, ProblemError
 from serve.schemas import (
     DecisionLogHealth,
@@ -156,6 +156,10 @@ class Service:
     def models(self) -> ServedVariant:
         """The variant that answers, as `served`."""
         return served(self._variant)
+
+    def language_models(self) -> tuple[LanguageModelEntry, ...]:
+        """Those that write completions: that of a deployment of its own."""
+        return (LANGUAGE_MODEL,) if "explain" in self._graph.circuits else ()
 
     def data_version(self) -> str | None:
         """Of the data set that was published to the online store. Blocks."""

@@ -115,6 +115,7 @@ class Live:
         """The variants that answer, and who is champion."""
         with self.serving() as service:
             return ModelsResponse(
+                data=service.language_models(),
                 champion=self._champion,
                 refused=self._refused,
                 data_version=await asyncio.to_thread(service.data_version),

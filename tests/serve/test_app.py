@@ -105,6 +105,7 @@ def test_openais_client_gets_a_stream_and_its_place_is_free_when_it_hangs_up(url
     long: dict[str, Any] = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 500, "stream": True}
     short: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        assert [model.id for model in client.models.list()] == [MODEL]
         for _ in range(2):
             with client.completions.create(**long) as stream:
                 for _, chunk in zip(range(3), stream, strict=False):

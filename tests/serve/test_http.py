@@ -15,6 +15,7 @@ from data.dataset import Dataset
 from data.features import feature_fingerprints
 from data.online.store import OnlineStore
 from serve.decisions import read_decisions
+from serve.generation import MODEL
 from serve.graph import RANKED
 from serve.variant import Variant
 from tests.serve.conftest import HISTORY, Answering
@@ -259,6 +260,7 @@ def test_the_models_say_where_they_come_from(client: httpx.Client, shop: Dataset
     found = client.get("/v1/models").json()
     assert (found["champion"], found["refused"]) == ("champion", None)
     assert found["data_version"] == shop.manifest.data_version
+    assert (found["object"], [model["id"] for model in found["data"]]) == ("list", [MODEL])
     (variant,) = found["variants"]
     assert variant["variant"] == "champion"
     tower, ranker = variant["models"]
