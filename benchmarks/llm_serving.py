@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from statistics import median
@@ -116,19 +117,18 @@ def completed_over_http(address: str, prompt: str) -> Completed:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    connection = http.client.HTTPConnection(address, timeout=TIMEOUT_S)
-    began = time.perf_counter()
-    connection.request("POST", "/v1/completions", json.dumps(asked), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    if response.status != HTTPStatus.OK:
-        raise TowerlineError(f"{address} answers {response.status}: {response.read().decode()}")
-    first_s, tokens = 0.0, 0
-    for line in response:
-        if line.startswith(b"data: {"):
-            first_s = first_s or time.perf_counter() - began
-            chunk = json.loads(line.removeprefix(b"data: "))
-            tokens = (chunk["usage"] or {"completion_tokens": 0})["completion_tokens"]
-    connection.close()
+    with closing(http.client.HTTPConnection(address, timeout=TIMEOUT_S)) as connection:
+        began = time.perf_counter()
+        connection.request("POST", "/v1/completions", json.dumps(asked), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        if response.status != HTTPStatus.OK:
+            raise TowerlineError(f"{address} answers {response.status}: {response.read().decode()}")
+        first_s, tokens = 0.0, 0
+        for line in response:
+            if line.startswith(b"data: {"):
+                first_s = first_s or time.perf_counter() - began
+                chunk = json.loads(line.removeprefix(b"data: "))
+                tokens = (chunk["usage"] or {"completion_tokens": 0})["completion_tokens"]
     return Completed(tokens, first_s)
 
 
