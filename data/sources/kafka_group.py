@@ -25,7 +25,7 @@ class KafkaSubscription:
         """For each partition that this member has been given; None before it has been given any."""
         self._failure: KafkaException | None = None
         """What came together with messages that had to be given first."""
-        self._consumer = Consumer({**options, "error_cb": self._on_error})
+        self._consumer = Consumer({**options, "error_cb": self._on_error, "on_commit": self._on_commit})
         try:
             partitions_of(self._consumer, topic, name)
             self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
@@ -71,7 +71,11 @@ class KafkaSubscription:
             raise explained(error, self._name) from error
 
     def commit(self, messages: Sequence[Message]) -> None:
-        """Move the group's offsets past these messages, in the partitions that are still this member's."""
+        """Move the group's offsets past these messages, in the partitions that are still this member's.
+
+        The broker's answer is not waited for: one that dies meanwhile may never give it. Without the commit, messages
+        are delivered again, unless a later commit is past them. `close` sees to those that are still under way.
+        """
         try:
             owned = {place.partition for place in self._consumer.assignment()}
             reached: dict[int, int] = {}
@@ -80,7 +84,7 @@ class KafkaSubscription:
                 reached[partition] = max(reached.get(partition, 0), int(message.entry) + 1)
             offsets = [Partition(self._topic, number, reached[number]) for number in reached if number in owned]
             if offsets:
-                _refuse_failed(self._consumer.commit(offsets=offsets, asynchronous=False))
+                self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             if error.args[0].code() not in MOVED:
                 raise explained(error, self._name) from error
@@ -126,14 +130,15 @@ class KafkaSubscription:
     def _on_error(self, error: KafkaError) -> None:
         self._is_down = self._is_down or error.code() in AWAY
 
+    def _on_commit(self, error: KafkaError | None, partitions: list[Partition]) -> None:
+        failed = [each for each in (error, *(place.error for place in partitions)) if each is not None]
+        self._is_down = self._is_down or any(each.code() in AWAY for each in failed)
+        refused = [each for each in failed if each.code() not in AWAY | MOVED]
+        if refused:
+            self._failure = KafkaException(refused[0])
+
     def _on_assign(self, consumer: Consumer, partitions: list[Partition]) -> None:
         self._read_to_end = dict.fromkeys((place.partition for place in partitions), False)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[Partition]) -> None:
         self._read_to_end = None
-
-
-def _refuse_failed(committed: Sequence[Partition] | None) -> None:
-    for place in committed or []:
-        if place.error is not None:
-            raise KafkaException(place.error)
