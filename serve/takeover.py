@@ -149,6 +149,8 @@ class Live:
         silent = False
         while True:
             await asyncio.sleep(poll_s)
+            # An exporter forgets a gauge that is not set again and again.
+            self.metrics.serves(self._current.service.variant, self._current.service.versions)
             try:
                 champion = await asyncio.to_thread(look)
             except Exception:
