@@ -24,7 +24,7 @@ NAMES = ["user_delights_30d", "user_seconds_since_delight"]
 @pytest.fixture(scope="module")
 def view() -> FeatureView:
     """What the README tells people to write into `data/features.py`."""
-    (declaration,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (declaration,) = re.findall(r"```python\n(\w+ = FeatureView.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(declaration.splitlines()) <= 10
     names = dict(vars(data.features))
     exec(declaration, names)
