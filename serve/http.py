@@ -15,7 +15,7 @@ from serve.inspection_schemas import ModelsResponse, UserFeaturesResponse
 from serve.limits import REQUEST_TIMEOUT_S, Limits
 from serve.measured import Measured
 from serve.openapi import describe
-from serve.problems import Problem, ProblemError, install, problem_of
+from serve.problems import RETRY_AFTER, Problem, ProblemError, install, problem_of
 from serve.schemas import (
     MAX_ID,
     BatchAnswer,
@@ -43,13 +43,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     415: {"model": Problem, "description": "The body is not declared as JSON"},
     422: {"model": Problem, "description": "A field is missing or invalid; `errors` names it"},
     500: {"model": Problem, "description": "Something broke on our side"},
-    429: {
-        "model": Problem,
-        "description": "Too many requests wait",
-        "headers": {
-            "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds after which to ask again"},
-        },
-    },
+    429: {"model": Problem, "description": "Too many requests wait", "headers": RETRY_AFTER},
     503: {"model": Problem, "description": "The service cannot answer now"},
     504: {"model": Problem, "description": "The time for the answer is over"},
 }

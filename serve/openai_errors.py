@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from cluster.errors import TowerlineError
 from serve.completion_schemas import CompletionProblem, OpenAiError
 from serve.generation import Refused
-from serve.problems import FieldError, Kind, Problem, ProblemError
+from serve.problems import RETRY_AFTER, FieldError, Kind, Problem, ProblemError
 
 STARTS_WITHIN_S = 5
 """What a replica of the language model takes to start, about: whoever finds none is told to ask again after that."""
@@ -38,7 +38,6 @@ _CODES = {
 """Where OpenAI has a code of its own."""
 _CODES_BY_URN = {kind.urn: code for kind, code in _CODES.items()}
 
-_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds after which to ask again"}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": CompletionProblem, "description": "The body is not valid JSON"},
     404: {"model": CompletionProblem, "description": "No such model"},
@@ -46,8 +45,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     415: {"model": CompletionProblem, "description": "The body is not declared as JSON"},
     422: {"model": CompletionProblem, "description": "A field is invalid or unknown, or the prompt is too long"},
     500: {"model": Problem, "description": "Something broke on our side"},
-    429: {"model": CompletionProblem, "description": "Too many completions wait", "headers": _RETRY_AFTER},
-    503: {"model": CompletionProblem, "description": "The language model is being started", "headers": _RETRY_AFTER},
+    429: {"model": CompletionProblem, "description": "Too many completions wait", "headers": RETRY_AFTER},
+    503: {"model": CompletionProblem, "description": "The language model is being started", "headers": RETRY_AFTER},
     504: {"model": CompletionProblem, "description": "The time for the completion is over"},
 }
 """The errors of a completion, for the documentation."""

@@ -19,6 +19,8 @@ from cluster.errors import TowerlineError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_SHOWN = 200
+RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds after which to ask again"}}
+"""Header of a problem that may be over by then, for the documentation."""
 
 logger = logging.getLogger(__name__)
 
@@ -167,14 +169,19 @@ async def _on_towerline(request: Request, error: Exception) -> Response:
     return problem_response(Kind.UNAVAILABLE, str(error), request.scope["path"])
 
 
+def field_path(location: Sequence[int | str]) -> str:
+    """`events[2].value` for a location such as pydantic gives: ("events", 2, "value")."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
 def _field_error(error: Mapping[str, Any]) -> FieldError:
     """One pydantic error (`loc`, `type`, `msg`, `input`) as a field error."""
     location = error["loc"][1:] if len(error["loc"]) > 1 else error["loc"]
-    field = ""
-    for part in location:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
     shown = None if error["type"] == "missing" else _shown(error.get("input"))
-    return FieldError(field=_clean(field), message=_clean(error["msg"]), value=shown)
+    return FieldError(field=_clean(field_path(location)), message=_clean(error["msg"]), value=shown)
 
 
 def _shown(value: object) -> str | int | float | bool | None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ray.serve.grpc_util import RayServegRPCContext
 
 from cluster.errors import TowerlineError
-from serve.problems import Kind, ProblemError
+from serve.problems import Kind, ProblemError, field_path
 from serve.rpc import recommender_pb2 as messages
 from serve.schemas import RecommendRequest, RecommendResponse
 
@@ -33,7 +33,7 @@ async def recommend(
     try:
         return _message(await answer(_request(message)))
     except ValidationError as error:
-        details = "; ".join(f"{_field(each['loc'])}: {each['msg']}" for each in error.errors()[:5])
+        details = "; ".join(f"{field_path(each['loc'])}: {each['msg']}" for each in error.errors()[:5])
         _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, details)
     except ProblemError as error:
         _refuse(context, CODES.get(error.kind, grpc.StatusCode.INTERNAL), error.detail)
@@ -63,8 +63,3 @@ def _message(response: RecommendResponse) -> messages.RecommendResponse:
 def _refuse(context: RayServegRPCContext, code: grpc.StatusCode, details: str) -> None:
     context.set_code(code)
     context.set_details(details)
-
-
-def _field(location: tuple[int | str, ...]) -> str:
-    """`allow_items[3]` for ("allow_items", 3)."""
-    return "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in location)
