@@ -24,6 +24,17 @@ gateway_replicas = {min = 2, max = 2, num_cpus = 0.1}
 """
 ANSWERED = 'sum(towerline_requests_total{endpoint="/v1/recommend",status="200"})'
 BY_REPLICA = f"{ANSWERED} by (replica)"
+COUNTED = (
+    ANSWERED,
+    'sum(towerline_request_duration_seconds_count{endpoint="/v1/recommend"})',
+    'sum(towerline_request_duration_seconds_bucket{endpoint="/v1/recommend",le="+Inf"})',
+)
+HAPPENED = (
+    'sum(towerline_stage_duration_seconds_count{stage="ranking"}) >= bool 1',
+    "sum(towerline_queue_duration_seconds_count) >= bool 400",
+    "sum(towerline_batch_fill_ratio_count) >= bool 1",
+    'sum(towerline_candidates_total{source="two_tower"}) >= bool 1',
+)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
@@ -55,23 +66,16 @@ def test_the_sum_over_the_replicas_is_what_was_sent(
         },
     )
     serve = f"python -m jobs.serve_models --dataset shop --config {tmp_path / 'serve.toml'}"
-    with Prometheus(prometheus_config(cluster_settings)) as prometheus, shell.started(serve, until="stop with Ctrl-C"):
-        sent = wrk(f"http://127.0.0.1:{port}/v1/recommend", tmp_path, threads=4, requests_each=100)
-        assert sent == 400
-        wait_until(lambda: prometheus.ask(ANSWERED) == [sent])
-        wait_until(lambda: prometheus.ask(f"count({answering})") == [2.0])
-        by_replica = prometheus.ask(BY_REPLICA)
-        assert len(by_replica) == 2
-        assert all(answered > 0 for answered in by_replica)
-        found = {
-            query: prometheus.ask(query)
-            for query in (
-                'sum(towerline_request_duration_seconds_count{endpoint="/v1/recommend"})',
-                'sum(towerline_request_duration_seconds_bucket{endpoint="/v1/recommend",le="+Inf"})',
-                'sum(towerline_stage_duration_seconds_count{stage="ranking"}) >= bool 1',
-                "sum(towerline_queue_duration_seconds_count) >= bool 400",
-                "sum(towerline_batch_fill_ratio_count) >= bool 1",
-                'sum(towerline_candidates_total{source="two_tower"}) >= bool 1',
-            )
-        }
-    assert list(found.values()) == [[sent], [sent], [1.0], [1.0], [1.0], [1.0]], found
+    with Prometheus(prometheus_config(cluster_settings)) as prometheus:
+        wait_until(lambda: prometheus.ask('up{job="ray"}') == [1.0])
+        earlier = {query: prometheus.ask(query) for query in (BY_REPLICA, *COUNTED)}  # of other tests on this cluster
+        with shell.started(serve, until="stop with Ctrl-C"):
+            sent = wrk(f"http://127.0.0.1:{port}/v1/recommend", tmp_path, threads=4, requests_each=100)
+            assert sent == 400
+            counted = dict.fromkeys(COUNTED, float(sent))
+            wait_until(lambda: {query: sum(prometheus.ask(query)) - sum(earlier[query]) for query in COUNTED} == counted)
+            wait_until(lambda: prometheus.ask(f"count({answering})") == [2.0])
+            by_replica = prometheus.ask(BY_REPLICA)
+            assert len(by_replica) == len(earlier[BY_REPLICA]) + 2
+            assert all(answered > 0 for answered in by_replica)
+            assert {query: prometheus.ask(query) for query in HAPPENED} == dict.fromkeys(HAPPENED, [1.0])
