@@ -9,6 +9,7 @@ from cluster.assets import cache_folder
 from cluster.errors import TowerlineError
 
 DUCKDB = "duckdb==1.4.1"
+FEAST = ("feast==0.67.0", "redis==7.4.1", "hiredis==3.5.0", "pandas==2.3.3")
 
 
 def python_with(*requirements: str) -> Path:

@@ -9,11 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.environments import python_with
+from benchmarks.environments import FEAST, python_with
 from cluster.errors import TowerlineError
 from data.online.stores.redis_connection import RedisConnection
 
-FEAST = ("feast==0.67.0", "redis==7.4.1", "hiredis==3.5.0", "pandas==2.3.3")
 READER = Path(__file__).with_name("feast_reader.py")
 CONFIGURATION = {
     "project": "bench",

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from benchmarks.environments import DUCKDB, python_with
+from benchmarks.environments import DUCKDB, FEAST, python_with
 from benchmarks.events import EventStream
 from benchmarks.feature_checks import require_equal_features, require_equal_joins
 from benchmarks.feature_report import print_figures, write_picture
@@ -66,9 +66,8 @@ def main(arguments: list[str]) -> None:
     if {"10m", "50m"} <= set(asked.sizes):
         figures["cost_ratio/ours/50m_to_10m"] = figures["us_per_event/ours/50m"] / figures["us_per_event/ours/10m"]
     if not asked.without_online:
-        from benchmarks.online_read import measure
-
-        figures |= measure()
+        python_with(*FEAST)
+        figures |= _required(run_side(["-m", "benchmarks.online_read"])).answer
     report = clock.finish(config=vars(asked), protocol=PROTOCOL, data_version="generated, seed 0", figures=figures)
     print_figures(figures)
     path = report.write(settings.home)
