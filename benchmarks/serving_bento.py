@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import bentoml  # type: ignore[import-not-found]
-from pydantic import BaseModel, RootModel, model_serializer, model_validator
+from pydantic import BaseModel, model_validator
 
 from benchmarks.serving_load import PATH, PATIENCE_S
 from benchmarks.serving_plain import DATASET
@@ -40,13 +40,14 @@ class Body(BaseModel):
         return {"requests": [body]}
 
 
-class Answer(RootModel[list[RecommendResponse]]):
+class Answer(bentoml.IODescriptor, RecommendResponse):  # type: ignore[misc]
     """One response, out of the list that BentoML splits."""
 
-    @model_serializer
-    def _only(self) -> RecommendResponse:
-        (response,) = self.root
-        return response
+    @classmethod
+    async def to_http_response(cls, obj: list[RecommendResponse], serde: Any) -> Any:
+        """Called by BentoML with a list of one."""
+        (response,) = obj
+        return await super().to_http_response(response, serde)
 
 
 @bentoml.service(workers="cpu_count", traffic={"timeout": PATIENCE_S}, logging={"access": {"enabled": False}})
