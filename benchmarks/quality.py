@@ -170,7 +170,8 @@ def report(
         figures=figures,
     )
     path = finished.write(places.home)
-    write_user_values(pl.concat([each.values for each in comparisons.values()]), places.home, finished)
+    values = pl.concat([each.values for each in comparisons.values()], how="diagonal")
+    write_user_values(values, places.home, finished)
     panels = [
         Panel(f"{asked.dataset}, {name} ({each.problem.protocol.hash})", place, each.main, each.systems)
         for place, name in titles.items()
