@@ -47,7 +47,7 @@ bench-item-table: install ## the two-tower's table of a million items with dense
 bench-quality: install ## our models beside RecTools, RecBole, implicit and LensKit; an hour
 	@$(RUN) benchmarks.quality --dataset $(DATASET) --seeds $(SEEDS) --other-seeds $(OTHER_SEEDS) $(if $(SEARCH),--search $(if $(filter missing,$(SEARCH)),missing,all))
 
-bench-serving: install ## our serving graph beside FastAPI and the usual Ray Serve way; 12 minutes
+bench-serving: install ## our serving graph beside FastAPI, BentoML and the usual Ray Serve way; 15 minutes
 	@$(RUN) benchmarks.serving --dataset $(DATASET)
 
 bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes

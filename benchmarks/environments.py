@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -17,10 +18,19 @@ def python_with(*requirements: str) -> Path:
     return _environment(requirements[0].partition("[")[0].replace("==", "-"), requirements[0], requirements)
 
 
-def python_from(requirements: Path) -> Path:
-    """The Python of an environment with all that a file of pinned requirements lists."""
+def python_from(requirements: Path, *options: str) -> Path:
+    """The Python of an environment with all that a file of pinned requirements lists; `options` of pip."""
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:8]
-    return _environment(f"{requirements.stem}-{digest}", requirements.name, ("--requirement", str(requirements)))
+    arguments = (*options, "--requirement", str(requirements))
+    return _environment(f"{requirements.stem}-{digest}", requirements.name, arguments)
+
+
+def python_beside_ours(requirements: Path) -> Path:
+    """The Python of an environment with the packages of a file, all that it is to have, and behind them our own."""
+    python = python_from(requirements, "--no-deps")
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(python.parents[1])}))
+    (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
+    return python
 
 
 def _environment(name: str, what: str, arguments: tuple[str, ...]) -> Path:

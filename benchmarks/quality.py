@@ -20,17 +20,18 @@ import polars as pl
 from benchmarks.environments import python_from
 from benchmarks.quality_bench import Bench
 from benchmarks.quality_problem import Problem
-from benchmarks.quality_report import print_problem, print_settings, print_tests, print_trials, write_picture
+from benchmarks.quality_report import Panel, print_problem, print_settings, print_tests, print_trials, write_picture
 from benchmarks.quality_scores import Comparison, compare, figures_of, paired_figures
 from benchmarks.quality_search import Found, read_settings, write_settings
 from benchmarks.quality_systems import PEERS, SYSTEMS, System
+from cluster.errors import TowerlineError
 from cluster.job import run_job
 from cluster.reports import ReportClock
 from cluster.settings import Settings as Places
 from data.dataset import Dataset, list_datasets, open_dataset
 from data.offline.pipeline import build_examples, examples_folder
 from data.parallel import on_ray_when_needed
-from train.protocols import EvaluationProtocol, GlobalTime, LeaveOneOut
+from train.protocols import EvaluationProtocol, GlobalTime, LeaveOneOut, StrongGeneralisation
 from train.user_values import averaged, write_user_values
 
 MOVIELENS = "movielens-100k"
@@ -40,7 +41,9 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
     "leave_one_out_1": LeaveOneOut(cut_off=1),
     "leave_one_out_2": LeaveOneOut(cut_off=2),
     "global_time": GlobalTime(),
+    "strong_generalisation": StrongGeneralisation(),
 }
+BY_DEFAULT = [name for name, protocol in PROTOCOLS.items() if not protocol.new_users]
 CUT_OFFS = [name for name in PROTOCOLS if name.startswith("leave_one_out")]
 SEARCHED_ON = CUT_OFFS[-1]
 """The oldest: its validation events are no cut-off's test."""
@@ -51,7 +54,9 @@ whom a system does not know, is filled up with the most popular items. What our 
 training events alone. Validation events choose the epoch to stop at; \
 then a system either trains on them as well, for as many epochs, or reads them as history alone, as the table says. \
 Settings are the best of equally many trials of the same sampler for every system, by NDCG@10 on the validation \
-events of the oldest cut-off; the global time split takes the same settings. Each system is a process with so many \
+events of the oldest cut-off; the other protocols take the same settings. Strong \
+generalisation asks only systems that can be told of users they did not learn from, and none trains on its \
+validation users. Each system is a process with so many \
 threads as the configuration says, at most so many at a time. Seconds: training, with all that it is built on, and \
 recommending. Intervals: 95 %, bootstrap by user of seed-averaged values; tests: paired, on the last three cut-offs \
 together, users drawn with all their values. """
@@ -65,7 +70,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     option("--seeds", type=int, default=3, help="of what a seed changes, on the first protocol")
     option("--other-seeds", type=int, default=1, help="on the other protocols")
     option("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="SYSTEM", help=", ".join(SYSTEMS))
-    option("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="the first is the main one")
+    option("--protocols", nargs="+", choices=PROTOCOLS, default=BY_DEFAULT, help="the first is the main one")
     option(
         "--search",
         nargs="?",
@@ -83,6 +88,9 @@ def main(arguments: list[str]) -> None:
     asked, places = parse(arguments), Places()
     clock = ReportClock("bench_quality")
     systems = [SYSTEMS[name] for name in asked.systems]
+    for name in asked.protocols:
+        if not any(system.answers(PROTOCOLS[name]) for system in systems):
+            raise TowerlineError(f"none of --systems can be asked by {name}; take one more, such as ease")
     dataset = opened(places, asked.dataset)
     problems = prepared(places, dataset, {*asked.protocols, *([SEARCHED_ON] if asked.search else [])})
     for peer in dict.fromkeys(system.peer for system in systems if system.peer):
@@ -149,7 +157,7 @@ def report(
     protocols = {name: each.problem.protocol for name, each in comparisons.items()}
     for place, name in titles.items():
         sentence = f"{asked.dataset}, {protocols[name].words} (protocol {protocols[name].hash})"
-        print_problem(figures, systems, sentence, place)
+        print_problem(figures, comparisons[name].systems, protocols[name], sentence, place)
     pooled = [each.values for name, each in comparisons.items() if name in CUT_OFFS]
     if pooled:
         figures |= paired_figures(averaged(pooled), comparisons[main_name], systems)
@@ -162,9 +170,14 @@ def report(
         figures=figures,
     )
     path = finished.write(places.home)
-    write_user_values(pl.concat([each.values for each in comparisons.values()]), places.home, finished)
-    panels = {place: f"{asked.dataset}, {name} ({protocols[name].hash})" for place, name in titles.items()}
-    picture = write_picture(figures, systems, panels, path.with_suffix(".png"))
+    values = pl.concat([each.values for each in comparisons.values()], how="diagonal")
+    write_user_values(values, places.home, finished)
+    panels = [
+        Panel(f"{asked.dataset}, {name} ({each.problem.protocol.hash})", place, each.main, each.systems)
+        for place, name in titles.items()
+        for each in [comparisons[name]]
+    ]
+    picture = write_picture(figures, panels, path.with_suffix(".png"))
     print(f"report {path}, picture {picture}, {finished.seconds:.0f} s")
 
 

@@ -26,7 +26,7 @@ class Bench:
     def run(
         self, systems: Sequence[System], problems: Mapping[Problem, int], found: Mapping[str, Found]
     ) -> dict[str, dict[str, list[Run]]]:
-        """Every system on every problem, with so many seeds: the finished runs by problem and system."""
+        """Every system on every problem it can be asked, with so many seeds: the finished runs by problem and name."""
         runs = {
             problem.name: {
                 system.name: [
@@ -34,6 +34,7 @@ class Bench:
                     for seed in range(seeds if system.seeded else 1)
                 ]
                 for system in systems
+                if system.answers(problem.protocol)
             }
             for problem, seeds in problems.items()
         }

@@ -10,7 +10,7 @@ from data.dataset import Dataset
 from data.features import with_sequence
 from data.offline.store import write_frame
 from data.schema import EVENT_TIME, ITEM_ID, SEQUENCE, SPLIT, USER_ID, VALUE
-from data.splits import TEST, TRAIN, VALIDATION
+from data.splits import FOLD_IN, TEST, TRAIN, VALIDATION
 from train.cases import Cases, cases
 from train.protocols import EvaluationProtocol
 from train.vocabulary import Vocabulary
@@ -35,8 +35,8 @@ class Problem:
 
     @property
     def events(self) -> Path:
-        """train.parquet, validation.parquet and test.parquet."""
-        return self.folder / "events"
+        """A file for each split: train.parquet, …"""
+        return self.folder / "splits"
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -54,7 +54,7 @@ class Problem:
             return
         assigned = self.protocol.assign(with_sequence(self.dataset.events()))
         part = self.events.with_suffix(".part")
-        for name in (TRAIN, VALIDATION, TEST):
+        for name in (TRAIN, VALIDATION, FOLD_IN, TEST):
             write_frame(_as_peers_read(assigned.filter(pl.col(SPLIT) == name)), part / f"{name}.parquet")
         part.replace(self.events)
 

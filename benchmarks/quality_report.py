@@ -1,6 +1,7 @@
 """The figures of `benchmarks.quality` as tables, as a picture, and as sentences about the goals."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import rich.box
@@ -10,24 +11,39 @@ from rich.table import Table
 from benchmarks.quality_scores import GOALS, MAIN, MOST_SECONDS
 from benchmarks.quality_search import Found
 from benchmarks.quality_systems import SYSTEMS
+from train.protocols import EvaluationProtocol
 from tune.dimensions import Choices, Dimension
 
 WIDTH = 130
 """Columns of a table; a narrower terminal wraps."""
 
 
-def print_problem(figures: Mapping[str, float], systems: Sequence[str], title: str, place: str = "") -> None:
+@dataclass(frozen=True)
+class Panel:
+    """A part of the picture: the systems by one protocol."""
+
+    title: str
+    place: str
+    """What stands behind the names of its figures."""
+    metric: str
+    systems: Sequence[str]
+
+
+def print_problem(
+    figures: Mapping[str, float], systems: Sequence[str], protocol: EvaluationProtocol, title: str, place: str = ""
+) -> None:
     """One row per system, the best first. `place`: what stands behind the names of the figures."""
-    table = Table("system", "validation", MAIN, "95 %", "± seeds", "recall@10", "seconds", box=rich.box.SIMPLE_HEAD)
-    for system in sorted(systems, key=lambda name: -figures[f"{MAIN}/{name}{place}"]):
-        low, high = (figures[f"{MAIN}_{end}/{system}{place}"] for end in ("low", "high"))
+    main, second = protocol.main_metrics[:2]
+    table = Table("system", "validation", main, "95 %", "± seeds", second, "seconds", box=rich.box.SIMPLE_HEAD)
+    for system in sorted(systems, key=lambda name: -figures[f"{main}/{name}{place}"]):
+        low, high = (figures[f"{main}_{end}/{system}{place}"] for end in ("low", "high"))
         table.add_row(
             named(system),
-            SYSTEMS[system].words,
-            f"{figures[f'{MAIN}/{system}{place}']:.4f}",
+            SYSTEMS[system].words(protocol),
+            f"{figures[f'{main}/{system}{place}']:.4f}",
             f"{low:.4f} to {high:.4f}",
-            f"{figures[f'{MAIN}_seeds_std/{system}{place}']:.4f}",
-            f"{figures[f'recall@10/{system}{place}']:.4f}",
+            f"{figures[f'{main}_seeds_std/{system}{place}']:.4f}",
+            f"{figures[f'{second}/{system}{place}']:.4f}",
             f"{figures[f'seconds/{system}{place}']:,.1f}",
         )
     out = Console(highlight=False, markup=False, soft_wrap=True, width=WIDTH)
@@ -102,24 +118,25 @@ def print_trials(found: Mapping[str, Found]) -> None:
         out.print(table)
 
 
-def write_picture(figures: Mapping[str, float], systems: Sequence[str], titles: Mapping[str, str], path: Path) -> Path:
-    """NDCG@10 of every system with its interval, a panel for each title (by what stands behind the figures' names)."""
+def write_picture(figures: Mapping[str, float], panels: Sequence[Panel], path: Path) -> Path:
+    """The main metric of every system with its interval."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    chart, axes = plt.subplots(1, len(titles), figsize=(6 * len(titles), 5), layout="constrained", squeeze=False)
-    for axis, (place, title) in zip(axes[0], titles.items(), strict=True):
-        ordered = sorted(systems, key=lambda name: figures[f"{MAIN}/{name}{place}"])
-        values = [figures[f"{MAIN}/{name}{place}"] for name in ordered]
-        below = [value - figures[f"{MAIN}_low/{name}{place}"] for name, value in zip(ordered, values, strict=True)]
-        above = [figures[f"{MAIN}_high/{name}{place}"] - value for name, value in zip(ordered, values, strict=True)]
+    chart, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), layout="constrained", squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        main, place = panel.metric, panel.place
+        ordered = sorted(panel.systems, key=lambda name: figures[f"{main}/{name}{place}"])
+        values = [figures[f"{main}/{name}{place}"] for name in ordered]
+        below = [value - figures[f"{main}_low/{name}{place}"] for name, value in zip(ordered, values, strict=True)]
+        above = [figures[f"{main}_high/{name}{place}"] - value for name, value in zip(ordered, values, strict=True)]
         colours = ["tab:gray" if SYSTEMS[name].peer else "tab:blue" for name in ordered]
         bars = axis.barh([named(name) for name in ordered], values, xerr=[below, above], color=colours, capsize=2)
         axis.bar_label(bars, [f"{value:.4f}" for value in values], label_type="center", color="white", fontsize=8)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel(f"{MAIN}, 95 % by user; blue: ours")
+        axis.set_title(panel.title, fontsize=10)
+        axis.set_xlabel(f"{main}, 95 % by user; blue: ours")
     chart.savefig(path, dpi=120)
     plt.close(chart)
     return path

@@ -34,13 +34,23 @@ MOST_SECONDS = {"two_tower_ranker": 600.0}
 
 @dataclass(frozen=True)
 class Comparison:
-    """All systems on one problem."""
+    """All systems that answer one problem."""
 
     problem: Problem
     by_seed: tuple[pl.DataFrame, ...]
     """Values per user (`train.user_values`), a frame per seed; what no seed changes is in the first only."""
     seconds: Mapping[str, float]
     """Training and recommending, on average over the seeds."""
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.seconds)
+
+    @property
+    def main(self) -> str:
+        """The metric that decides."""
+        return self.problem.protocol.main_metrics[0]
 
     @property
     def values(self) -> pl.DataFrame:
@@ -51,9 +61,9 @@ class Comparison:
         """Mean and 95 % interval."""
         return interval_of(self.values, system, metric)
 
-    def spread(self, system: str) -> float:
-        """Standard deviation of NDCG@10 between the seeds."""
-        means = [frame.filter(pl.col(MODEL) == system)[MAIN].mean() for frame in self.by_seed]
+    def spread(self, system: str, metric: str) -> float:
+        """Standard deviation of a metric between the seeds."""
+        means = [frame.filter(pl.col(MODEL) == system)[metric].mean() for frame in self.by_seed]
         found = [float(value) for value in means if isinstance(value, float)]
         return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
 
@@ -104,7 +114,7 @@ def interval_of(values: pl.DataFrame, system: str, metric: str) -> Interval:
 
 def best_peer(comparison: Comparison, systems: Sequence[str]) -> str | None:
     """The peer of the highest NDCG@10."""
-    peers = [name for name in systems if SYSTEMS[name].peer]
+    peers = [name for name in systems if SYSTEMS[name].peer and name in comparison.systems]
     return max(peers, key=lambda name: comparison.interval(name, MAIN).mean, default=None)
 
 
@@ -113,13 +123,14 @@ def figures_of(comparisons: Mapping[str, Comparison], systems: Sequence[str]) ->
     figures: dict[str, float] = {}
     for number, (name, comparison) in enumerate(comparisons.items()):
         place = f"/{name}" if number else ""
-        for system in systems:
-            for metric in METRICS:
+        for system in (system for system in systems if system in comparison.systems):
+            for metric in dict.fromkeys([*METRICS, *comparison.problem.protocol.main_metrics]):
                 figures[f"{metric}/{system}{place}"] = comparison.interval(system, metric).mean
-            interval = comparison.interval(system, MAIN)
-            figures[f"{MAIN}_low/{system}{place}"] = interval.low
-            figures[f"{MAIN}_high/{system}{place}"] = interval.high
-            figures[f"{MAIN}_seeds_std/{system}{place}"] = comparison.spread(system)
+            for metric in dict.fromkeys([MAIN, comparison.main]):
+                interval = comparison.interval(system, metric)
+                figures[f"{metric}_low/{system}{place}"] = interval.low
+                figures[f"{metric}_high/{system}{place}"] = interval.high
+                figures[f"{metric}_seeds_std/{system}{place}"] = comparison.spread(system, metric)
             figures[f"seconds/{system}{place}"] = comparison.seconds[system]
     return figures
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.protocols import EvaluationProtocol
 from tune.dimensions import Choices, Dimension, Range
 
 PEERS = Path(__file__).with_name("peers")
@@ -29,6 +30,8 @@ class System:
     """It takes minutes, so it is started first."""
     seeded: bool = True
     """Whether the seed changes anything."""
+    folds_in: bool = True
+    """Whether users may be asked for whom it has not learnt from, by what they have met."""
     start: Settings = field(default_factory=dict)
     """The first trial: what its authors set by default or recommend."""
     space: Mapping[str, Dimension] = field(default_factory=dict)
@@ -36,10 +39,15 @@ class System:
     above: str = ""
     """A system of ours that it is built on, with that one's settings."""
 
-    @property
-    def words(self) -> str:
+    def words(self, protocol: EvaluationProtocol) -> str:
         """What it does with the validation events, for people."""
+        if protocol.new_users:
+            return "chooses"
         return "trains on" if self.trains_on_validation else "history"
+
+    def answers(self, protocol: EvaluationProtocol) -> bool:
+        """Whether it can be asked by a protocol."""
+        return self.folds_in or not protocol.new_users
 
 
 OURS = (
@@ -115,6 +123,7 @@ PEER_SYSTEMS = (
         "rectools_sasrec",
         peer="rectools",
         slow=True,
+        folds_in=False,
         start={
             "n_factors": 64,
             "n_blocks": 2,
@@ -150,6 +159,7 @@ PEER_SYSTEMS = (
         "implicit_bpr",
         peer="implicit",
         trains_on_validation=True,
+        folds_in=False,
         start={"factors": 64, "learning_rate": 0.01, "regularization": 0.01, "iterations": 100},
         space={
             "factors": IMPLICIT_FACTORS,
@@ -175,6 +185,7 @@ PEER_SYSTEMS = (
         peer="recbole",
         slow=True,
         trains_on_validation=True,
+        folds_in=False,
         start={"embedding_size": 64, "learning_rate": 0.001, "train_batch_size": 2048, "weight_decay": 1e-7},
         space={
             "embedding_size": Choices(choices=(32, 64, 128)),
@@ -187,6 +198,7 @@ PEER_SYSTEMS = (
         "recbole_ease",
         peer="recbole",
         trains_on_validation=True,
+        folds_in=False,
         seeded=False,
         start={"reg_weight": 250.0},
         space={"reg_weight": Range(low=10.0, high=5000.0, log=True)},

@@ -1,4 +1,4 @@
-"""Our serving graph beside what one would write by hand and the usual Ray Serve way; `make bench-serving`.
+"""Our serving graph beside what one would write by hand, BentoML and the usual Ray Serve way; `make bench-serving`.
 
     python -m benchmarks.serving --rounds 2 --seconds 6
 
@@ -37,7 +37,8 @@ own among them. Before the load, all sides answer {COMPARED_USERS} users with th
 all_remote have one gateway (in_process_r2: two) and one replica of each remote stage. fastapi: uvicorn, one process, \
 the same stages called one request at a time. fastapi_tuned: two uvicorn workers, each with a micro-batcher and a \
 thread for the stages. serve_default: Ray Serve's defaults, a deployment a stage, @ray.serve.batch at the callee. \
-noop: a gateway in our profile that only reads the request. BentoML is not among the sides. The language model: \
+bentoml: a service of BentoML, two workers with its adaptive batching, no access log. noop: a gateway in our \
+profile that only reads the request. The language model: \
 {llm_serving.PROTOCOL}"""
 
 

@@ -5,17 +5,15 @@ python -m benchmarks.serving_noop 8000
 # No `from __future__ import annotations` here: FastAPI reads the types within the deployment.
 
 import argparse
-import threading
 
 import ray.serve
 from fastapi import FastAPI
 
+from benchmarks.serving_ray import run_until_stopped
 from cluster.job import run_job
-from cluster.session import connect
 from cluster.settings import Settings
 from serve.profile import http_options, logging_config
 from serve.schemas import RecommendRequest
-from serve.session import stop_serve
 
 app = FastAPI()
 
@@ -36,13 +34,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_noop", description=__doc__)
     parser.add_argument("port", type=int)
     settings = Settings(serve_port=parser.parse_args(arguments).port)
-    with connect(settings, log_to_driver=False):
-        ray.serve.start(proxy_location="HeadOnly", http_options=http_options(settings), logging_config=logging_config())
-        ray.serve.run(NoopGateway.bind(), logging_config=logging_config())  # type: ignore[attr-defined]
-        try:
-            threading.Event().wait()
-        finally:
-            stop_serve()
+    application = NoopGateway.bind()  # type: ignore[attr-defined]
+    run_until_stopped(application, settings, http_options(settings), logging_config())
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ GOALS = (
     Goal("rps", "in_process", "fastapi_tuned", "c64", 0.75),
     Goal("rps", "in_process_r2", "fastapi_tuned", "c16", 0.75),
     Goal("rps", "in_process_r2", "fastapi_tuned", "c64", 0.75),
+    Goal("rps", "in_process", "bentoml", "c16", 1.0),
+    Goal("rps", "in_process", "bentoml", "c64", 1.0),
     Goal("p50_ms", "in_process", "fastapi", "c1", 1.5, at_most=True),
     Goal("rps", "remote", "fastapi", "c64", 0.5),
     Goal("rps", "remote", "serve_default", "c64", 5.0),

@@ -16,8 +16,10 @@ import httpx
 import psutil
 import tomlkit
 
+from benchmarks.environments import python_beside_ours
 from benchmarks.processes import proportional_memory
 from benchmarks.serving_load import COUNT, PATH
+from benchmarks.serving_plain import DATASET
 from cluster.errors import TowerlineError
 from cluster.provenance import ROOT
 from cluster.settings import Settings
@@ -31,6 +33,7 @@ DEFAULTS_OF_RAY = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
 }
 """Ray Serve as it is without our profile."""
+BENTO_PACKAGES = Path(__file__).with_name("serving_bento.txt")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Side:
     environment: Mapping[str, str] = field(default_factory=dict)
     recommends: bool = True
     """Whether its answers are recommendations."""
+    packages: Path | None = None
+    """The file of pinned packages that its Python has to have beside our own."""
 
 
 def sides(dataset: str, folder: Path) -> dict[str, Side]:
@@ -52,6 +57,7 @@ def sides(dataset: str, folder: Path) -> dict[str, Side]:
     gateway = r"^ray::ServeReplica:\w+:Gateway"
     all_remote = tuple(name for name in RANKED if name != "limit")
     plain = ("-m", "benchmarks.serving_plain", dataset, "{port}")
+    bentoml = ("-m", "bentoml", "serve", "benchmarks.serving_bento:Recommender")
     found = [
         Side("in_process", _served(dataset, folder / "in_process.toml"), gateway),
         Side("in_process_r2", _served(dataset, folder / "in_process_r2.toml", replicas=2), gateway),
@@ -64,6 +70,13 @@ def sides(dataset: str, folder: Path) -> dict[str, Side]:
             ("-m", "benchmarks.serving_usual", dataset, "{port}"),
             r"^ray::ServeReplica:\w+:UsualGateway",
             DEFAULTS_OF_RAY,
+        ),
+        Side(
+            "bentoml",
+            (*bentoml, "--host", "127.0.0.1", "--port", "{port}"),
+            r"_bentoml_impl\.worker",
+            {DATASET: dataset, "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml")},
+            packages=BENTO_PACKAGES,
         ),
         Side("noop", ("-m", "benchmarks.serving_noop", "{port}"), r"^ray::ServeReplica", recommends=False),
     ]
@@ -139,7 +152,8 @@ def started(side: Side, settings: Settings, log: Path) -> Iterator[Running]:
         "POLARS_MAX_THREADS": "1",
         **side.environment,
     }
-    command = [sys.executable, *(each.format(port=port) for each in side.command)]
+    python = str(python_beside_ours(side.packages)) if side.packages else sys.executable
+    command = [python, *(each.format(port=port) for each in side.command)]
     url, begun = f"http://127.0.0.1:{port}", time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(

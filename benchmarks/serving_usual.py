@@ -8,7 +8,6 @@ Everything that is not said here is Ray Serve's default.
 
 import argparse
 import dataclasses
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,15 +19,14 @@ from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
 from benchmarks.serving_plain import Stages, service_of
+from benchmarks.serving_ray import run_until_stopped
 from cluster.job import run_job
-from cluster.session import connect
 from cluster.settings import Settings
 from serve.batch import Batch, Call
 from serve.config import AppConfig
 from serve.graph import Outcome, StageName
 from serve.loading import Parts
 from serve.schemas import RecommendRequest, RecommendResponse
-from serve.session import stop_serve
 from serve.steps import run_stages
 from train.registry import champion_pair
 
@@ -118,17 +116,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("dataset")
     parser.add_argument("port", type=int)
     asked, settings = parser.parse_args(arguments), Settings(num_cpus=8)
-    with connect(settings, log_to_driver=False):
-        ray.serve.start(http_options={"port": asked.port})
-        stages = [
-            UsualStage.options(name=f"Usual-{name}").bind(settings, asked.dataset, name)  # type: ignore[attr-defined]
-            for name in DEPLOYED
-        ]
-        ray.serve.run(UsualGateway.bind(settings, asked.dataset, stages))  # type: ignore[attr-defined]
-        try:
-            threading.Event().wait()
-        finally:
-            stop_serve()
+    stages = [
+        UsualStage.options(name=f"Usual-{name}").bind(settings, asked.dataset, name)  # type: ignore[attr-defined]
+        for name in DEPLOYED
+    ]
+    application = UsualGateway.bind(settings, asked.dataset, stages)  # type: ignore[attr-defined]
+    run_until_stopped(application, settings, {"port": asked.port})
 
 
 if __name__ == "__main__":

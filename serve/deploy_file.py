@@ -16,7 +16,15 @@ HEAD = """\
 # Made by `python -m jobs.serve_models --dataset {dataset} --write {name}`: change what that reads, not this file.
 # The replicas need the code, and what TOWERLINE_HOME and the addresses below name, on every node.
 """
-BY_THE_MACHINE = {"ray_address", "num_cpus", "cluster_port", "dashboard_port", "serve_host", "serve_port"}
+BY_THE_MACHINE = {
+    "ray_address",
+    "num_cpus",
+    "cluster_port",
+    "dashboard_port",
+    "serve_host",
+    "serve_port",
+    "serve_grpc_port",
+}
 """Settings that say where a command runs, or are in the file by another name."""
 
 

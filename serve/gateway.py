@@ -1,6 +1,7 @@
 """The gateway: the deployment that takes HTTP and gRPC requests and runs the graph."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from serve.completions import add_completions
 from serve.config import AppConfig
 from serve.decisions import DecisionLog
 from serve.graph import OF_LANGUAGE_MODEL, RANKED, Graph, StageName
-from serve.http import build_http
+from serve.http import answer, build_http
 from serve.limits import Limits
 from serve.loading import Parts, make_first
 from serve.metrics import Metrics
@@ -32,7 +33,7 @@ from serve.remote_model import RemoteModel
 from serve.reranking_policy import RerankingPolicy
 from serve.rpc import recommend as rpc
 from serve.rpc import recommender_pb2 as messages
-from serve.schemas import Health, RecommendRequest, RecommendResponse
+from serve.schemas import Health
 from serve.service import Place, Service
 from serve.steps import RemoteCall, StageUnavailableError
 from serve.takeover import Champions, Live
@@ -84,7 +85,8 @@ class Gateway:
         """Called by Serve's gRPC proxy: `POST /v1/recommend` as a message."""
         start = time.perf_counter()
         try:
-            return await rpc.recommend(self._recommend, message, grpc_context)
+            recommend = functools.partial(answer, self._live, self._limits)
+            return await rpc.recommend(recommend, message, grpc_context)
         finally:
             code = grpc_context.code()
             status = code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
@@ -97,11 +99,6 @@ class Gateway:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve: what the autoscaling policies are told of this replica."""
         return self._live.load()
-
-    async def _recommend(self, request: RecommendRequest) -> RecommendResponse:
-        async with self._limits.timed():
-            with self._live.serving() as service:
-                return await service.recommend(request)
 
     def _following(self) -> AbstractAsyncContextManager[None]:
         champions = Champions(self._settings, self._config.dataset)

@@ -105,13 +105,18 @@ def build_http(
     return app
 
 
+async def answer(live: Live, limits: Limits, request: RecommendRequest) -> RecommendResponse:
+    """Items for a user by the service that answers now. Raises `ProblemError`, also if it takes too long."""
+    async with limits.timed():
+        with live.serving() as service:
+            return await service.recommend(request)
+
+
 def _add_routes(app: FastAPI, live: Live, limits: Limits) -> None:
     @app.post("/v1/recommend", responses=_PROBLEMS)
     async def recommend(request: RecommendRequest) -> RecommendResponse:
         """Items for a user, best first. An unknown user gets an answer too."""
-        async with limits.timed():
-            with live.serving() as service:
-                return await service.recommend(request)
+        return await answer(live, limits, request)
 
     @app.post(BATCH_PATH, responses=_PROBLEMS)
     async def recommend_batch(request: RecommendBatchRequest) -> RecommendBatchResponse:

@@ -46,6 +46,8 @@ class EvaluationProtocol(BaseModel, ABC):
     """Whether Recall@k is divided by min(k, positives) instead of by the positives."""
     main_metrics: ClassVar[tuple[str, ...]] = ("ndcg@10", "recall@10")
     """What segments and pairs of models are compared by; the first decides."""
+    new_users: ClassVar[bool] = False
+    """Whether nobody who is asked may be learnt from."""
 
     @property
     @abstractmethod
@@ -192,6 +194,7 @@ class StrongGeneralisation(EvaluationProtocol):
 
     truncated_recall: ClassVar[bool] = True
     main_metrics: ClassVar[tuple[str, ...]] = ("ndcg@100", "recall@20", "recall@50")
+    new_users: ClassVar[bool] = True
 
     kind: Literal["strong-generalisation"] = "strong-generalisation"
     held_out_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1

@@ -1,6 +1,6 @@
 """The files that pass between a benchmark and the process of one system; needs polars and the standard library.
 
-    <data>/train.parquet, validation.parquet, test.parquet    user, item, time, order, value (`EVENT_COLUMNS`)
+    <data>/{train,validation,fold-in,test}.parquet            user, item, time, order, value (`EVENT_COLUMNS`)
     <run>/task.json                                           what to do (`Task`)
     <run>/lists.parquet, checked.parquet, answer.json         what came of it (`Task.answer`)
 
@@ -72,12 +72,19 @@ class Task:
         """The validation events, in order."""
         return self.events("validation")
 
+    @cached_property
+    def told(self) -> pl.DataFrame:
+        """What is known of users whom nobody may learn from, in order: none where everybody trains."""
+        return self.events("fold-in")
+
     def fitted(self) -> pl.DataFrame:
         """What the lists are learnt from at last."""
-        return self.history() if self.trains_on_validation else self.train
+        return self.history() if self.trains_on_validation and self.told.is_empty() else self.train
 
     def history(self) -> pl.DataFrame:
         """All that had happened when the lists are asked for: it feeds histories and masks items."""
+        if not self.told.is_empty():
+            return pl.concat([self.train, self.told]).sort("order")
         return self.train if self.target == "validation" else pl.concat([self.train, self.validation]).sort("order")
 
     def asked(self, known: pl.Series) -> list[str]:

@@ -24,9 +24,9 @@ from benchmarks.quality_search import Found, Trial, read_settings, search, with_
 from benchmarks.quality_systems import PEERS, SYSTEMS
 from cluster.errors import TowerlineError
 from data.features import with_sequence
-from data.splits import TEST, TRAIN, VALIDATION
+from data.splits import FOLD_IN, TEST, TRAIN, VALIDATION
 from tests.train.planted import Planted, plant
-from train.protocols import GlobalTime, LeaveOneOut
+from train.protocols import GlobalTime, LeaveOneOut, StrongGeneralisation
 from train.vocabulary import UNKNOWN
 from tune.space import apply, sample_of
 
@@ -46,7 +46,12 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     planted = plant(tmp_path_factory.mktemp("quality"))
-    protocols = {"leave_one_out": LeaveOneOut(), "leave_one_out_1": LeaveOneOut(cut_off=1), "global_time": GlobalTime()}
+    protocols = {
+        "leave_one_out": LeaveOneOut(),
+        "leave_one_out_1": LeaveOneOut(cut_off=1),
+        "global_time": GlobalTime(),
+        "strong_generalisation": StrongGeneralisation(),
+    }
     root = planted.home / "bench"
     problems = {name: Problem(name, planted.dataset, each, planted.folder, root) for name, each in protocols.items()}
     for problem in problems.values():
@@ -76,10 +81,10 @@ def test_files_hold_what_the_protocol_says(world: World) -> None:
     for problem in world.problems.values():
         expected = problem.protocol.assign(with_sequence(world.planted.dataset.events()))
         counts = dict(expected.group_by("split").len().iter_rows())
-        for split in (TRAIN, VALIDATION, TEST):
+        for split in (TRAIN, VALIDATION, FOLD_IN, TEST):
             events = pl.read_parquet(problem.events / f"{split}.parquet")
             assert events.columns == EVENT_COLUMNS
-            assert events.height == counts[split]
+            assert events.height == counts.get(split, 0)
     last = pl.read_parquet(world.first.events / "test.parquet")
     before = pl.read_parquet(world.problems["leave_one_out_1"].events / "test.parquet")
     assert set(last["order"]).isdisjoint(before["order"])
@@ -107,6 +112,17 @@ def test_a_task_says_what_may_be_learnt(world: World, tmp_path: Path, trains: bo
     assert set(searching.fitted()["order"]) == set(searching.history()["order"]) == set(read.train["order"])
     some = read.train["user"].head(5)
     assert read.asked(some) == sorted(set(some))
+
+
+def test_nobody_learns_from_users_who_are_only_told_of(world: World, tmp_path: Path) -> None:
+    problem = world.problems["strong_generalisation"]
+    for target, trains in ((TEST, True), (TEST, False), (VALIDATION, True)):
+        task = Task(str(tmp_path), str(problem.events), "x", {}, 0, target, trains)
+        asked = set(task.events(target)["user"])
+        assert task.fitted().equals(task.train)
+        assert asked.isdisjoint(task.fitted()["user"])
+        assert set(task.asked(task.history()["user"])) == asked
+        assert task.history().height == task.train.height + task.told.height
 
 
 def test_only_events_that_every_library_can_score_are_compared() -> None:
@@ -283,7 +299,8 @@ def test_figures_name_the_seeds_the_cut_offs_and_who_is_ahead(world: World) -> N
 def test_the_report(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(quality, "examples_folder", lambda *_: world.planted.folder)
     arguments = ["--dataset", "planted", "--systems", "ease", "--protocols", "leave_one_out", "global_time"]
-    for kept in (0, 2):
+    arguments += ["strong_generalisation"]
+    for kept in (0, 3):
         quality.main([*arguments, "--parallel", "2"])
         said = capsys.readouterr().out
         assert said.count(": kept") == kept
@@ -295,11 +312,14 @@ def test_the_report(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     for metric in ("ndcg@10", "recall@10", "ndcg@10_low", "ndcg@10_high", "seconds"):
         assert {f"{metric}/ease", f"{metric}/ease/global_time"} <= set(report["figures"])
     assert report["figures"]["ndcg@10_low/ease"] > 0.3
+    assert {f"{metric}/ease/strong_generalisation" for metric in ("ndcg@100", "ndcg@100_low", "recall@20")} <= set(
+        report["figures"]
+    )
     assert report["config"]["searched"] == {"ease": 0}
     assert LeaveOneOut().hash in report["protocol"]
     assert (reports / "bench_quality.png").stat().st_size > 10_000
     values = pl.read_parquet(reports / "bench_quality.parquet")
-    assert set(values["protocol_hash"]) == {LeaveOneOut().hash, GlobalTime().hash}
+    assert set(values["protocol_hash"]) == {each.hash for each in (LeaveOneOut(), GlobalTime(), StrongGeneralisation())}
 
 
 def test_a_search_begins_at_the_start_and_keeps_the_best() -> None:

@@ -1,5 +1,6 @@
 """The serving benchmark's load, goals and report; its sides are tested in tests/serve/test_other_ways.py."""
 
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,8 +10,9 @@ import pytest
 
 from benchmarks.serving_load import Load, load, parse, write_bodies
 from benchmarks.serving_report import GOALS, goal_figures, print_figures, write_picture
-from benchmarks.serving_sides import sides
+from benchmarks.serving_sides import BENTO_PACKAGES, sides
 from cluster.errors import TowerlineError
+from cluster.provenance import ROOT
 from serve.config import read_config
 
 OUTPUT = """Running 6s test @ http://127.0.0.1:8000/v1/recommend
@@ -43,6 +45,20 @@ def test_our_sides_are_configurations_that_can_be_served(tmp_path: Path) -> None
     remote = read_config("shop", tmp_path / "remote.toml")
     assert remote.graph.remote() == ("retrieval", "ranking", "explain")
     assert read_config("shop", tmp_path / "in_process_r2.toml").gateway_replicas.min == 2
+
+
+def test_bentoml_runs_beside_our_packages_as_we_have_them() -> None:
+    ours, theirs = (_pinned(file) for file in (ROOT / "constraints.txt", BENTO_PACKAGES))
+    assert "bentoml" in theirs
+    both = {name for name in theirs & ours if not name.startswith("opentelemetry-")}
+    assert both <= {"certifi"}, "nothing that a stage computes with"
+
+
+def _pinned(file: Path) -> set[str]:
+    """Names, as PyPI compares them."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert all("==" in line for line in lines)
+    return {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
 
 
 def test_goals_are_ratios_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,9 @@ def test_it_holds_all_arguments_and_the_settings_that_are_not_the_defaults(tmp_p
     }
     assert document["http_options"]["port"] == 8123
     assert "grpc_options" not in document
-    assert deploy_config(settings.model_copy(update={"serve_grpc_port": 9001}), CONFIG)["grpc_options"]["port"] == 9001
+    with_grpc = deploy_config(settings.model_copy(update={"serve_grpc_port": 9001}), CONFIG)
+    assert with_grpc["grpc_options"]["port"] == 9001
+    assert with_grpc["applications"] == document["applications"]
 
 
 @pytest.mark.cluster
