@@ -31,6 +31,7 @@ POLL_S = 0.5
 
 logger = logging.getLogger(__name__)
 
+
 class NoteGroup(WorkerGroupCallback):
     """Keeps count of the present group's workers by node, for `FreeResourcesPolicy`."""
 
@@ -105,7 +106,8 @@ class FreeResourcesPolicy(ElasticScalingPolicy):
         free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
         alive = {str(node["NodeID"]) for node in alive_nodes()}
         return min(
-            sum(places(free.get(node, {}), wanted) + self._held[node] for node in alive), self.scaling_config.max_workers
+            sum(places(free.get(node, {}), wanted) + self._held[node] for node in alive),
+            self.scaling_config.max_workers,
         )
 
     def _wait(self) -> None:

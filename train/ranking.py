@@ -105,9 +105,7 @@ class RankingTask:
 
     def optimizer(self) -> Optimizer:
         """AdamW over all parameters."""
-        return AdamW(
-            self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
-        )
+        return AdamW(self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
 
     def batch(self, share: Share) -> RankingBatch:
         """The candidate lists of a share."""

@@ -117,7 +117,7 @@ class TrainingGroup(WorkerGroup):
     def _init_train_context_on_workers(
         self, workers: list[Worker], sync_actor: Any, train_context_args: dict[str, list[Any]]
     ) -> None:
-        """Tell every worker where it is. The controller, which is no actor, they would ask about Train's checkpoints."""
+        """Tell every worker where it is; of the controller, whom it could ask about Train's checkpoints, nothing."""
         told = [
             worker.actor.init_train_context.remote(
                 train_run_context=self._train_run_context,
@@ -134,7 +134,7 @@ class TrainingGroup(WorkerGroup):
         self._decorate_worker_log_file_paths(workers)
 
     @staticmethod
-    def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:  # noqa: ARG004
         """That of the session where possible: for one of its own, each worker is preceded by a process that sets it up.
 
         The other variables that Train hands on are for the controller.

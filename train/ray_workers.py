@@ -12,7 +12,6 @@ from ray.train.backend import BackendConfig
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.errors import TowerlineError
 from train.crew import Crew
 from train.elastic import FreeResourcesPolicy, NoteGroup
 from train.horovod_backend import HorovodConfig

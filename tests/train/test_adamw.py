@@ -32,9 +32,7 @@ def test_it_steps_as_torchs_does() -> None:
     layers = [nn.Linear(3, 2) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
     kinds = (AdamW, torch.optim.AdamW)
-    optimizers = [
-        kind(layer.parameters(), lr=0.1, weight_decay=0.1) for kind, layer in zip(kinds, layers, strict=True)
-    ]
+    optimizers = [kind(layer.parameters(), lr=0.1, weight_decay=0.1) for kind, layer in zip(kinds, layers, strict=True)]
     for step in range(4):
         inputs = torch.randn(5, 3)
         for layer, optimizer in zip(layers, optimizers, strict=True):

@@ -55,9 +55,13 @@ def test_whom_a_training_has_is_its_own(ended: list[str]) -> None:
 
 
 def test_they_are_ended_when_the_block_fails(ended: list[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), same_workers():
+    @same_workers()
+    def fail() -> None:
         trained(ended)
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert ended == ["worker"]
 
 
