@@ -20,7 +20,7 @@ class LazyAdamW(AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """As `AdamW.step`."""
         loss = None
         if closure is not None:

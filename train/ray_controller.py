@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray.train
 from ray.train.v2._internal.execution.controller import TrainController
@@ -46,7 +46,7 @@ class _Controller(TrainController):
 
     def __init__(self, crew: Crew | None, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.worker_group_cls = type("TrainingGroup", (TrainingGroup,), {"crew": crew})
+        self.worker_group_cls = cast("type[TrainingGroup]", type("TrainingGroup", (TrainingGroup,), {"crew": crew}))
 
     async def run_and_release(self) -> None:
         """Run to the end, or until cancelled (Train's own `abort` would end the process)."""

@@ -33,6 +33,8 @@ from train.crew import Crew
 READ_BY_WORKERS = (ENABLE_PRINT_PATCH_ENV_VAR, ENABLE_WORKER_STRUCTURED_LOGGING_ENV_VAR, V2_ENABLED_ENV_VAR)
 LAST_WORDS_S = 5
 """Seconds for workers to note that a training is over."""
+NO_ACTOR: Any = None
+"""In the place of an actor that nobody asks."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class _State(WorkerGroupState):
 
     def end(self) -> None:
         """End the workers and give back their places."""
-        _shutdown_workers(self.workers)  # type: ignore[no-untyped-call]
+        _shutdown_workers(self.workers)
         self.placement_group_handle.shutdown()
 
 
@@ -78,9 +80,9 @@ class TrainingGroup(WorkerGroup):
             ]
             self._worker_rank_to_replica_group_rank = {rank: rank for rank in range(len(workers))}
             try:
-                self._init_train_context(workers, None)
+                self._init_train_context(workers, NO_ACTOR)
                 self._worker_group_state = _State(
-                    start_time=time_monotonic(), placement_group_handle=places, workers=workers, sync_actor=None
+                    start_time=time_monotonic(), placement_group_handle=places, workers=workers, sync_actor=NO_ACTOR
                 )
                 for callback in self._callbacks:
                     callback.after_worker_group_start(self)
@@ -125,7 +127,7 @@ class TrainingGroup(WorkerGroup):
                 synchronization_actor=sync_actor,
                 storage_context=self._storage_context,
                 worker_callbacks=self._worker_callbacks_to_propagate,
-                controller_actor=None,
+                controller_actor=NO_ACTOR,
                 **{name: values[rank] for name, values in train_context_args.items()},
             )
             for rank, worker in enumerate(workers)
@@ -144,7 +146,8 @@ class TrainingGroup(WorkerGroup):
 
     def shutdown(self) -> None:
         """The group is over; the workers stay if they have trained to the end and someone keeps them."""
-        status = self.get_latest_poll_status()
+        status, state = self.get_latest_poll_status(), self.get_worker_group_state()
+        assert isinstance(state, _State)
         if self.crew is not None and status is not None and status.finished and not status.errors:
-            self._worker_group_state = replace(self._worker_group_state, kept_by=self.crew)
+            self._worker_group_state = replace(state, kept_by=self.crew)
         super().shutdown()  # type: ignore[no-untyped-call]
