@@ -20,7 +20,7 @@ class LazyAdamW(AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """As `AdamW.step`."""
         loss = None
         if closure is not None:

@@ -51,7 +51,7 @@ class _Controller(TrainController):
     async def run_and_release(self) -> None:
         """Run to the end, or until cancelled (Train's own `abort` would end the process)."""
         try:
-            await self.run()
+            await self.run()  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
             self._controller_callback_manager.invoke_best_effort("before_controller_abort")
             raise

@@ -6,6 +6,7 @@ while the workers do, on the same cores. A group takes the workers that an earli
 
 import logging
 import os
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from ray.train.v2._internal.execution.worker_group.state import (
 )
 from ray.train.v2._internal.execution.worker_group.worker import Worker
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
-from ray.train.v2._internal.util import invoke_context_managers, time_monotonic
+from ray.train.v2._internal.util import invoke_context_managers
 
 from train.crew import Crew
 
@@ -51,7 +52,7 @@ class _State(WorkerGroupState):
         if self.kept_by is None:
             self.end()
             return
-        over = [worker.actor.shutdown.remote() for worker in self.workers]
+        over: list[Any] = [worker.actor.shutdown.remote() for worker in self.workers]
         ray.wait(over, num_returns=len(over), timeout=LAST_WORDS_S)
         self.kept_by.stay(self.workers, self.placement_group_handle, self.end)
 
@@ -70,19 +71,20 @@ class TrainingGroup(WorkerGroup):
         self._assert_inactive()  # type: ignore[no-untyped-call]
         group = self._worker_group_context
         self._check_cluster_resources_and_raise_if_insufficient(group.resources_per_worker, group.num_workers)
-        with invoke_context_managers([callback.on_worker_group_start for callback in self._callbacks]):
+        around: list[Any] = [callback.on_worker_group_start for callback in self._callbacks]
+        with invoke_context_managers(around):
             for callback in self._callbacks:
                 callback.before_worker_group_start(group)
             workers, places = self._kept() or self._new(worker_group_state_builder)
             worker_group_state_builder.with_placement_group_handle(places).with_workers(workers)
             self._replica_groups = [
-                ReplicaGroup([worker], group.resources_per_worker, self._replica_group_callbacks) for worker in workers
+                ReplicaGroup([worker], group.resources_per_worker, list(self._replica_group_callbacks)) for worker in workers
             ]
             self._worker_rank_to_replica_group_rank = {rank: rank for rank in range(len(workers))}
             try:
                 self._init_train_context(workers, NO_ACTOR)
                 self._worker_group_state = _State(
-                    start_time=time_monotonic(), placement_group_handle=places, workers=workers, sync_actor=NO_ACTOR
+                    start_time=time.monotonic(), placement_group_handle=places, workers=workers, sync_actor=NO_ACTOR
                 )
                 for callback in self._callbacks:
                     callback.after_worker_group_start(self)
