@@ -78,7 +78,8 @@ class TrainingGroup(WorkerGroup):
             workers, places = self._kept() or self._new(worker_group_state_builder)
             worker_group_state_builder.with_placement_group_handle(places).with_workers(workers)
             self._replica_groups = [
-                ReplicaGroup([worker], group.resources_per_worker, list(self._replica_group_callbacks)) for worker in workers
+                ReplicaGroup([worker], group.resources_per_worker, list(self._replica_group_callbacks))
+                for worker in workers
             ]
             self._worker_rank_to_replica_group_rank = {rank: rank for rank in range(len(workers))}
             try:
