@@ -114,20 +114,22 @@ def ingest(settings: Settings) -> None:
 def train(workflow: "Workflow", config: "TrainingConfig", console: "Console") -> Trained:
     """Search, train both models, compare them with the baselines, and register the pair as champion."""
     from jobs.searching import search_retrieval
+    from train.crew import same_workers
 
     with console.step("Search with Ray Tune, Optuna's TPE and ASHA"):
         retrieval_config = search_retrieval(workflow, config, console).config
     began = time.monotonic()
-    with console.step("Retrieval training: the two-tower on Ray Train with Horovod"):
-        retrieval = workflow.train_retrieval(retrieval_config)
-    epochs = retrieval.best_epoch + 1
-    with console.step("Ranking training, forward in time: retrieval before T1, the ranker after T1, then a refit"):
-        console.say("retrieval on the events before T1, to find the ranker's candidates")
-        past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
-        console.say("the ranker on the events after T1")
-        ranking = workflow.train_ranking(config.ranking, past.model, retrieval.model)
-        console.say("retrieval on everything, to serve")
-        refitted = workflow.refit_retrieval(retrieval_config, epochs)
+    with same_workers():
+        with console.step("Retrieval training: the two-tower on Ray Train with Horovod"):
+            retrieval = workflow.train_retrieval(retrieval_config)
+        epochs = retrieval.best_epoch + 1
+        with console.step("Ranking training, forward in time: retrieval before T1, the ranker after T1, then a refit"):
+            console.say("retrieval on the events before T1, to find the ranker's candidates")
+            past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
+            console.say("the ranker on the events after T1")
+            ranking = workflow.train_ranking(config.ranking, past.model, retrieval.model)
+            console.say("retrieval on everything, to serve")
+            refitted = workflow.refit_retrieval(retrieval_config, epochs)
     seconds = time.monotonic() - began
     with console.step("Evaluation"):
         measured = workflow.compare(retrieval.model, ranking, config.ranking.num_candidates)

@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> None:
         report_of,
         require_trainable,
     )
+    from train.crew import same_workers
 
     clock, console = ReportClock("train_ranking"), Console()
     config = read_training_config(asked.config or found_config(settings, asked.dataset))
@@ -40,13 +41,14 @@ def main(arguments: list[str]) -> None:
     with connect(settings, log_to_driver=False):
         workflow = open_workflow(settings, asked.dataset, config.scaling, console, origin=origin)
         retrieval, retrieval_config, epochs = workflow.load_challenger()
-        console.say("retrieval on the events before T1, to find the ranker's candidates")
-        past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
-        console.say("the ranker on the events after T1")
-        ranking = workflow.train_ranking(config.ranking, past.model, retrieval)
-        measured = workflow.compare(retrieval, ranking, config.ranking.num_candidates)
-        console.say("retrieval on everything, to serve")
-        refitted = workflow.refit_retrieval(retrieval_config, epochs)
+        with same_workers():
+            console.say("retrieval on the events before T1, to find the ranker's candidates")
+            past = workflow.train_past_retrieval(retrieval_config, epochs, config.ranking.past_share)
+            console.say("the ranker on the events after T1")
+            ranking = workflow.train_ranking(config.ranking, past.model, retrieval)
+            measured = workflow.compare(retrieval, ranking, config.ranking.num_candidates)
+            console.say("retrieval on everything, to serve")
+            refitted = workflow.refit_retrieval(retrieval_config, epochs)
         pair = workflow.register_pair(refitted, retrieval_config, ranking, config.ranking, measured)
         decision = workflow.promote(pair, config.gate)
     workflow.forget()

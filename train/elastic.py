@@ -2,8 +2,6 @@
 
 Ray Train's own policy counts what nodes have, as a coordinator last saw it up to 20 seconds ago: it waits in vain for
 nodes that have just gone, and for CPUs that something else holds, such as Serve. This one counts what is free.
-
-Used by Train's controller, so torch, which takes seconds to import, stays out of here.
 """
 
 import logging
@@ -33,24 +31,24 @@ POLL_S = 0.5
 
 logger = logging.getLogger(__name__)
 
-_held: Counter[str] = Counter()
-"""Workers of the present group by node; in Train's controller, which has a process of its own and one group."""
-
 
 class NoteGroup(WorkerGroupCallback):
-    """In Train's controller: notes where the present group's workers are, for `FreeResourcesPolicy`."""
+    """Keeps count of the present group's workers by node, for `FreeResourcesPolicy`."""
+
+    def __init__(self, held: Counter[str]) -> None:
+        self._held = held
 
     def after_worker_group_start(self, worker_group: "WorkerGroup") -> None:
         """They hold their resources from now on."""
-        _held.update(worker.metadata.node_id for worker in worker_group.get_workers())
+        self._held.update(worker.metadata.node_id for worker in worker_group.get_workers())
 
     def after_worker_group_shutdown(self, worker_group_context: "WorkerGroupContext") -> None:
         """They hold them no more."""
-        _held.clear()
+        self._held.clear()
 
     def before_worker_group_start(self, worker_group_context: "WorkerGroupContext") -> None:
         """Nor do those of a group whose start failed (see `ReleaseFailedStart`)."""
-        _held.clear()
+        self._held.clear()
 
 
 class FreeResourcesPolicy(ElasticScalingPolicy):
@@ -59,10 +57,12 @@ class FreeResourcesPolicy(ElasticScalingPolicy):
     To the autoscaler, if there is one, the request for the most is kept up, as Train's own policy does.
     """
 
-    def __init__(self, config: ScalingConfig, scaling: "Scaling", name: str, patience_s: float) -> None:
-        """`patience_s`: how long to wait when there is room for less than the fewest."""
+    def __init__(
+        self, config: ScalingConfig, scaling: "Scaling", name: str, *, patience_s: float, held: Counter[str]
+    ) -> None:
+        """`patience_s`: how long to wait when there is room for less than the fewest; `held`: as `NoteGroup` counts."""
         super().__init__(config)
-        self._scaling, self._name, self._patience_s = scaling, name, patience_s
+        self._scaling, self._name, self._patience_s, self._held = scaling, name, patience_s, held
         self._waiting_since: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
@@ -106,7 +106,8 @@ class FreeResourcesPolicy(ElasticScalingPolicy):
         free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
         alive = {str(node["NodeID"]) for node in alive_nodes()}
         return min(
-            sum(places(free.get(node, {}), wanted) + _held[node] for node in alive), self.scaling_config.max_workers
+            sum(places(free.get(node, {}), wanted) + self._held[node] for node in alive),
+            self.scaling_config.max_workers,
         )
 
     def _wait(self) -> None:

@@ -49,6 +49,10 @@ class HorovodConfig(BackendConfig):
     options: HorovodOptions = field(default_factory=HorovodOptions)
     """How gradients travel."""
 
+    stays: bool = False
+    """Whether the workers stay together for another training, as far as this one comes to its end: in one process,
+    Horovod can be begun only once with `options` (the second time it writes where there is nothing)."""
+
     @property
     def backend_cls(self) -> type[Backend]:
         """Which backend Train makes for this configuration."""
@@ -60,9 +64,9 @@ class HorovodConfig(BackendConfig):
 
 
 class HorovodBackend(Backend):
-    """Called by Train's controller, in its process; one object for all worker groups of a run.
+    """Called by Train's controller (see `train.ray_controller`); one object for all trainings of a process, in turn.
 
-    An aborted run (Ctrl-C) ends the controller without `on_shutdown`; its process takes the server with it.
+    What a worker group's start, its end or an interrupt leave open is closed before the next one starts.
     """
 
     share_cuda_visible_devices = True
@@ -101,14 +105,14 @@ class HorovodBackend(Backend):
             raise
 
     def on_shutdown(self, worker_group: "BaseWorkerGroup", backend_config: BackendConfig) -> None:
-        """Let the workers leave Horovod, for a little while, and close the rendezvous.
+        """Let the workers leave Horovod, for a little while, unless they stay, and close the rendezvous.
 
         What goes wrong with the workers here is logged, not raised: a peer may be dead or wait in an exchange for
         ever, Ray kills them all right after, and an error here would make the whole run fail without a retry.
         """
         assert isinstance(backend_config, HorovodConfig)
         try:
-            pending: list[Any] = worker_group.execute_async(_leave_horovod)
+            pending: list[Any] = [] if backend_config.stays else worker_group.execute_async(_leave_horovod)
             ray.get(pending, timeout=backend_config.shutdown_timeout_s)
         except (ray.exceptions.RayError, TimeoutError) as error:
             logger.info("Horovod's workers did not leave in order (%s); Ray ends them", type(error).__name__)

@@ -1,4 +1,4 @@
-"""How Horovod exchanges gradients. Read by Train's controller too, so torch stays out of here."""
+"""How Horovod exchanges gradients."""
 
 from typing import Literal
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+
+from train.adamw import AdamW
 
 
 class LazyAdamW(AdamW):

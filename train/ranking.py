@@ -20,6 +20,7 @@ from cluster.errors import TowerlineError
 from data.dataset import Dataset
 from data.schema import EVENT_TYPE, SEQUENCE, SOURCE_ROW, SPLIT
 from data.splits import TRAIN, VALIDATION
+from train.adamw import AdamW
 from train.candidates import ItemFeatures, find_candidates
 from train.histories import Histories
 from train.loop import EpochResult, FitConfig
@@ -104,9 +105,7 @@ class RankingTask:
 
     def optimizer(self) -> Optimizer:
         """AdamW over all parameters."""
-        return torch.optim.AdamW(
-            self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
-        )
+        return AdamW(self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
 
     def batch(self, share: Share) -> RankingBatch:
         """The candidate lists of a share."""

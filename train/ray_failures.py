@@ -1,7 +1,4 @@
-"""What may go wrong with training on Ray, said plainly: too few resources, lost workers, an error in the training.
-
-Used by Train's controller too, so torch, which takes seconds to import, stays out of here.
-"""
+"""What may go wrong with training on Ray, said plainly: too few resources, lost workers, an error in the training."""
 
 import logging
 import time

@@ -1,27 +1,23 @@
 """The part of training that is Ray Train V2: start workers, run `fit` on them, and say plainly what went wrong."""
 
-import logging
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
 import ray.train
-import torch
 from ray.train.backend import BackendConfig
-from ray.train.v2._internal.execution import context
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.errors import TowerlineError
-from train.communicator import Communicator, HorovodCommunicator, TorchDistributedCommunicator
+from train.crew import Crew
 from train.elastic import FreeResourcesPolicy, NoteGroup
 from train.horovod_backend import HorovodConfig
+from train.ray_controller import SETTINGS, logged_apart, run_controller
 from train.ray_failures import ReleaseFailedStart, WatchFailures, alive_nodes, readable, resources_per_worker
-from train.resumable import fit_in_folder
+from train.ray_rank import train_rank
 
 if TYPE_CHECKING:
     from train.scaling import Scaling, Work
@@ -36,11 +32,13 @@ PATIENCE_FOR_NODES_S = 900
 """Seconds to wait for new nodes."""
 
 
-def train_on_ray(work: "Work") -> None:
+def train_on_ray(work: "Work", crew: Crew | None = None) -> None:
     """Train on Ray's workers, which leave the result in the run's folder.
 
     Of a lost worker Train starts all anew, and they go on from the newest checkpoint there. Train's own checkpoints
     are not used: it learns of one only when it polls the workers, so the last is lost with a worker that is killed.
+
+    `crew`: whose workers train if it has some, and who keeps them afterwards.
 
     Raises:
         TowerlineError: see `train.trainer.train_distributed`.
@@ -50,9 +48,9 @@ def train_on_ray(work: "Work") -> None:
     attempts = START_ATTEMPTS_AS_NODES_CHANGE if nodes_change else START_ATTEMPTS
     trainer = _Trainer(
         work,
-        _train_worker,
-        train_loop_config={"work": ray.cloudpickle.dumps(work)},  # type: ignore[no-untyped-call]
-        backend_config=_backend_config(scaling),
+        crew,
+        train_loop_config={"work": ray.cloudpickle.dumps(work), "stays": crew is not None},  # type: ignore[no-untyped-call]
+        backend_config=_backend_config(scaling, stays=crew is not None),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             elastic_resize_monitor_interval_s=scaling.resize_s,
@@ -68,65 +66,42 @@ def train_on_ray(work: "Work") -> None:
         ),
     )
     try:
-        with _interruptible(), _environment(_train_settings(scaling)):
+        with logged_apart(work.folder), _environment(_train_settings(scaling)):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise readable(error, scaling, work.folder.name) from error
 
 
 class _Trainer(DataParallelTrainer):
-    """Train's trainer, less the helpers that cost a process each (on two cores, as long as a worker's start).
+    """Train's trainer, with its controller here, and less the helpers that cost a process each.
 
-    No datasets are given to it, so none are to be managed. On a single node, the cleaner that would free a dead
-    controller's placement group has no one to free it for.
+    No datasets are given to it, so none are to be managed. The cleaner would free the placement group of an actor that
+    trained and died, such as a trial of a search; that of a driver is freed with it.
     """
 
-    def __init__(self, work: "Work", train_loop: Callable[[dict[str, Any]], None], **settings: Any) -> None:
-        super().__init__(train_loop, **settings)
-        self._work = work
+    def __init__(self, work: "Work", crew: Crew | None, **settings: Any) -> None:
+        super().__init__(train_rank, **settings)
+        self._work, self._crew, self._held = work, crew, Counter[str]()
 
     def _create_default_callbacks(self) -> list[Any]:
-        unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if len(alive_nodes()) == 1 else set())
+        unused = {"DatasetsCallback"}
+        if len(alive_nodes()) == 1 or ray.get_runtime_context().get_actor_id() is None:
+            unused.add("PlacementGroupCleanerCallback")
         callbacks = [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
-        return [ReleaseFailedStart(), NoteGroup(), *callbacks]
+        return [ReleaseFailedStart(), NoteGroup(self._held), *callbacks]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
         scaling = self._work.scaling
         if scaling.elastic:
             patience_s = PATIENCE_FOR_NODES_S if scaling.wait_for_nodes else scaling.start_timeout_s
             config = cast("ScalingConfig", self.scaling_config)
-            arguments["scaling_policy"] = FreeResourcesPolicy(config, scaling, self._work.folder.name, patience_s)
-        return super()._initialize_and_run_controller(**arguments)
+            arguments["scaling_policy"] = FreeResourcesPolicy(
+                config, scaling, self._work.folder.name, patience_s=patience_s, held=self._held
+            )
+        return run_controller(self._crew, **arguments)
 
 
-def _train_worker(config: dict[str, Any]) -> None:
-    """On every worker. The ranks meet before they build their tasks, which may take them unequal time."""
-    work: Work = ray.cloudpickle.loads(config["work"])
-    torch.set_num_threads(max(1, int(work.scaling.cpus_per_worker)))
-    context.logger.setLevel(logging.WARNING)  # Its name is a path, so `LoggingConfig` does not reach it.
-    communicator = _communicator(work.scaling)
-    try:
-        task = work.build_task(work.task_config)
-        fit_in_folder(task, communicator, work.fit, folder=work.folder, checkpoint_s=work.scaling.checkpoint_s)
-    except Exception as error:
-        # A message for the caller, who gets it, or the echo of another worker's death: a traceback would bury both.
-        if isinstance(error, TowerlineError) or type(error).__name__ == "HorovodInternalError":
-            logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-        raise
-    finally:
-        communicator.close()
-
-
-def _communicator(scaling: "Scaling") -> Communicator:
-    if scaling.backend == "horovod":
-        return HorovodCommunicator(scaling.use_gpu, scaling.horovod)
-    import ray.train.torch
-
-    local_rank = ray.train.torch.get_device().index or 0 if scaling.use_gpu else 0
-    return TorchDistributedCommunicator(use_gpu=scaling.use_gpu, local_rank=local_rank)
-
-
-def _backend_config(scaling: "Scaling") -> BackendConfig:
+def _backend_config(scaling: "Scaling", *, stays: bool = False) -> BackendConfig:
     if scaling.backend == "horovod":
         scaling.horovod.require_possible(nccl=scaling.use_gpu)
         return HorovodConfig(
@@ -134,6 +109,7 @@ def _backend_config(scaling: "Scaling") -> BackendConfig:
             stall_timeout_s=scaling.stall_timeout_s,
             interface=scaling.interface,
             options=scaling.horovod,
+            stays=stays,
         )
     import ray.train.torch
 
@@ -142,7 +118,7 @@ def _backend_config(scaling: "Scaling") -> BackendConfig:
 
 def _train_settings(scaling: "Scaling") -> dict[str, str]:
     """What Train asks the environment for."""
-    settings = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(scaling.timeout_s)}
+    settings = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(scaling.timeout_s), **SETTINGS}
     if scaling.elastic:
         settings["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ELASTIC_START_TIMEOUT_S)
     elif len(alive_nodes()) == 1 and not scaling.wait_for_nodes:
@@ -160,20 +136,3 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a training as Train wants it, workers first, but be a KeyboardInterrupt afterwards.
-
-    Train installs its own handler, which leaves by `sys.exit(0)`, and never takes it away again.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        if main and before is not None:
-            signal.signal(signal.SIGINT, before)

@@ -3,6 +3,7 @@
 from train.candidates import ItemFeatures
 from train.card import Kind, ModelCard
 from train.contestants import Contestants
+from train.crew import same_workers
 from train.ledger import read_ledger
 from train.pair import RankedRecommender, TwoTowerRecommender
 from train.ranking import RankingConfig
@@ -22,6 +23,7 @@ def registered_cards(tracking_uri: str, dataset: str) -> dict[Kind, ModelCard]:
     return champion_cards(tracking_uri, dataset)
 
 
+@same_workers()
 def refit(workflow: Workflow) -> Contestants:
     """Train what is registered on the workflow's protocol, from scratch: for as many epochs as were best for it."""
     cards = registered_cards(workflow.settings.tracking_uri, workflow.dataset.name)

@@ -104,7 +104,7 @@ def slot_environment(
 
 
 def initialized_horovod() -> Any:
-    """`horovod.torch` after `init()`, in a process with the variables of `slot_environment`.
+    """`horovod.torch` after `init()`, in a process with the variables of `slot_environment`; not again if it was.
 
     Raises:
         TowerlineError: Horovod is missing or lacks Gloo, or the other ranks did not come in time.
@@ -113,6 +113,8 @@ def initialized_horovod() -> Any:
         import horovod.torch
     except ImportError as error:
         raise horovod_missing(error) from error
+    if horovod.torch.is_initialized():
+        return horovod.torch
     if not horovod.torch.gloo_built():
         raise TowerlineError("Horovod was built without Gloo; run `make install`, which builds it with Gloo")
     if "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ:

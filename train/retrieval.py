@@ -18,6 +18,7 @@ from data.dataset import Dataset
 from data.offline.store import read_examples
 from data.schema import ITEM_ID, SEQUENCE, SOURCE_ROW, SPLIT, USER_ID, VALUE
 from data.splits import VALIDATION
+from train.adamw import AdamW
 from train.encoding import encode_users
 from train.histories import Histories
 from train.index import ExactIndex
@@ -109,7 +110,7 @@ class RetrievalTask:
         self._vocabulary = task.vocabulary
         examples = read_examples(task.examples)
         new = task.rows.select(examples)
-        chosen = pl.concat([new, task.rows.rehearsed(examples)])
+        chosen = pl.concat([new, task.rows.rehearsed(examples)]) if task.rows.replay else new
         length = task.config.two_tower.history_length
         self._users = encode_users(chosen, task.vocabulary, length)
         self._targets_B = torch.from_numpy(task.vocabulary.encode_items(chosen[ITEM_ID]))
@@ -124,7 +125,7 @@ class RetrievalTask:
 
     def optimizer(self) -> Optimizer:
         """AdamW over all parameters; with a sparse item table the one that can step on it."""
-        kind = LazyAdamW if self.model.config.sparse_item_table else torch.optim.AdamW
+        kind = LazyAdamW if self.model.config.sparse_item_table else AdamW
         return kind(self.model.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay)
 
     def batch(self, share: Share) -> RetrievalBatch:

@@ -1,4 +1,4 @@
-"""How a training is spread over workers. Read by Train's controller too, so torch stays out of here."""
+"""How a training is spread over workers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from train.card import ModelCard
+from train.crew import same_workers
 from train.distillation import student_of
 from train.loop import EpochResult
 from train.models.retrieval import RetrievalModel
@@ -21,6 +22,7 @@ class Student:
     """The same student fitted on the train split alone, by which it can be judged."""
 
 
+@same_workers()
 def make_student(workflow: Workflow, teacher: LoadedModels, held_out_teacher: RetrievalModel | None) -> Student:
     """Distil the two-tower of a variant twice, on the train split to judge it and on all events to serve; register it.
 

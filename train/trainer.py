@@ -25,6 +25,7 @@ import torch
 from cluster.files import write_atomically
 from train.checkpoint import BrokenCheckpointError, Checkpoints, read_best_weights
 from train.communicator import SingleProcess
+from train.crew import crew_for
 from train.loop import EpochResult, FitConfig, TrainingTask
 from train.progress import Follower
 from train.resumable import fit_in_folder
@@ -79,11 +80,13 @@ def train_distributed(
     finished = _read_finished(folder, fit)
     if finished is not None:
         return finished
-    work = Work(build_task, task_config, fit, scaling, folder)
+    work, crew = Work(build_task, task_config, fit, scaling, folder), None
     if scaling.backend != "none":
         from train.ray_failures import require_resources
 
-        require_resources(scaling, name)
+        crew = crew_for(scaling)
+        if crew is None or not crew.workers:
+            require_resources(scaling, name)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         run = None
@@ -97,7 +100,7 @@ def train_distributed(
             from train.ray_workers import train_on_ray
 
             with follower.in_background():
-                train_on_ray(work)
+                train_on_ray(work, crew)
     checkpoint = Checkpoints(folder).newest_folder()
     run_id = run.run_id if run else None
     marker = {"checkpoint": checkpoint.name, "fit": fit.model_dump(), "run_id": run_id}

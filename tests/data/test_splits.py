@@ -17,6 +17,7 @@ raw_rows = st.lists(
 @given(rows=raw_rows)
 def test_last_event_is_test_the_one_before_validates(rows: list, make_events: Callable[..., pl.DataFrame]) -> None:
     table = assign_splits(make_events(rows).reverse())
+    assert assign_splits(table.drop("split")).equals(table)
     in_order = sorted(range(len(rows)), key=lambda row: (rows[row][3], row))
     assert table["source_row"].to_list() == in_order
     for user in ("a", "b", "ç ç"):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,7 +219,7 @@ def test_room_for_less_than_the_fewest_is_waited_for_and_then_refused(two_free: 
 
     workers = (3, two_free)
     config = ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1.0})
-    policy = FreeResourcesPolicy(config, Scaling(num_workers=workers), "toy", patience_s=0.2)
+    policy = FreeResourcesPolicy(config, Scaling(num_workers=workers), "toy", patience_s=0.2, held=Counter())
     policy.after_controller_start(SimpleNamespace(run_id="waits"))  # type: ignore[arg-type]
     try:
         assert type(policy.make_decision_for_non_running_worker_group()).__name__ == "NoopDecision"

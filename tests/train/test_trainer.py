@@ -14,6 +14,7 @@ import torch
 from cluster.errors import TowerlineError
 from tests.train.toy_task import ToyConfig, begun, build_toy, lineage, undisturbed, wait_until
 from train.checkpoint import Checkpoints
+from train.crew import same_workers
 from train.loop import EpochResult, FitConfig
 from train.scaling import Scaling
 from train.tracking import TrackingTarget, connect
@@ -36,7 +37,12 @@ class Run:
         self.seen: list[EpochResult] = []
 
     def train(
-        self, scaling: Scaling, config: ToyConfig | None = None, fit: FitConfig = FIT, uri: str | None = None
+        self,
+        scaling: Scaling,
+        config: ToyConfig | None = None,
+        fit: FitConfig = FIT,
+        uri: str | None = None,
+        name: str = "toy",
     ) -> TrainedModel:
         target = TrackingTarget(tracking_uri=uri, experiment="toy", run_name="toy") if uri else None
         config = config or ToyConfig(notes=self.notes)
@@ -45,7 +51,7 @@ class Run:
             config,
             fit,
             scaling,
-            name="toy",
+            name=name,
             storage=self.storage,
             tracking=target,
             progress=self.seen.append,
@@ -168,6 +174,26 @@ def test_a_finished_training_is_read_not_repeated(horovod_run: tuple[Run, Traine
     assert len(run.noted("pid")) == 2
     torch.testing.assert_close(again.weights, trained.weights, rtol=0, atol=0)
     assert (again.history, again.run_id) == (trained.history, trained.run_id)
+
+
+def test_trainings_in_turn_have_the_same_workers_and_new_ones_when_one_was_lost(
+    ray_session: "RaySession", alone: TrainedModel, tmp_path: Path
+) -> None:
+    assert ray_session
+    run = Run(tmp_path)
+    with same_workers():
+        trained = [run.train(Scaling(), name="first")]
+        workers = run.noted("pid")
+        trained.append(run.train(Scaling(), name="second"))
+        assert run.noted("pid") == workers
+        os.kill(int(workers.pop()), signal.SIGKILL)
+        trained.append(run.train(Scaling(), name="third"))
+        assert len(run.noted("pid")) == 4
+    for pid in run.noted("pid"):
+        wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 60, "the workers to end")  # type: ignore[misc]
+    for each in trained:
+        _assert_same_training(each, alone)
+    _assert_ports_closed(run, 3)
 
 
 def test_training_goes_on_after_a_worker_died(ray_session: "RaySession", alone: TrainedModel, tmp_path: Path) -> None:

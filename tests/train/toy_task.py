@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 from torch import nn
 
+from train.adamw import AdamW
 from train.order import ExampleOrder, Share
 
 EXAMPLES, GLOBAL_BATCH = 48, 16
@@ -90,7 +91,7 @@ class ToyTask:
         self.targets = self.features.sum(dim=1) + self.codes * 0.3
 
     def optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.model.parameters(), lr=self.config.learning_rate, weight_decay=0.1)
+        return AdamW(self.model.parameters(), lr=self.config.learning_rate, weight_decay=0.1)
 
     def batch(self, share: Share) -> Batch:
         return Batch(self.codes[share.rows], self.features[share.rows], self.targets[share.rows], share)

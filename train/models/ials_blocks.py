@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cluster.errors import TowerlineError
+from train.crew import dismiss
 from train.index import Floats
 
 ROWS_AT_MOST = 8192
@@ -66,10 +67,11 @@ def in_process(weights_RN: scipy.sparse.csr_array, penalty: Penalty) -> HalfStep
 def on_ray(weights_RN: scipy.sparse.csr_array, penalty: Penalty) -> HalfStep:
     """A task of one CPU for each block; the other side's factors lie in the object store once.
 
-    A task whose worker dies is run again by Ray.
+    A task whose worker dies is run again by Ray. Workers that wait for a training give it their CPUs.
     """
     import ray
 
+    dismiss()
     blocks = [ray.put(block) for block in blocks_of(weights_RN)]
     task = ray.remote(num_cpus=1)(solve)
 
