@@ -23,10 +23,11 @@ from serve.cold_start import ColdStart
 from serve.completions import add_completions
 from serve.config import AppConfig
 from serve.decisions import DecisionLog
+from serve.edition import Edition
 from serve.graph import OF_LANGUAGE_MODEL, RANKED, Graph, StageName
 from serve.http import answer, build_http
 from serve.limits import Limits
-from serve.loading import Parts, make_first
+from serve.loading import Parts, Trained, make_first
 from serve.metrics import Metrics
 from serve.ray_metrics import OnRay
 from serve.remote_model import RemoteModel
@@ -66,6 +67,7 @@ class Gateway:
         self._replica = ray.serve.get_replica_context().replica_id.unique_id
         self._decisions = DecisionLog(settings.home / "decisions" / config.dataset, self._replica)
         self._metrics = Metrics(OnRay())
+        self._trained = Trained(settings, config)
         first = make_first(settings, config, self._make)
         self._live = Live(first.made, self._decisions, first.champion, first.refused, self._metrics)
         self._limits = Limits(config.request_timeout_s)
@@ -102,14 +104,18 @@ class Gateway:
 
     def _following(self) -> AbstractAsyncContextManager[None]:
         champions = Champions(self._settings, self._config.dataset)
-        return self._live.following(champions.look, self._prepare, self._config.champion_poll_s)
+        return self._live.following(champions.look, self._prepare, self._config.champion_poll_s, self._has_grown)
+
+    def _has_grown(self, service: Service) -> bool:
+        """Whether the data set has other new items than those that a service answers with. Blocks."""
+        return self._parts(service.variant).edition != service.edition
 
     async def _prepare(self, variant: str) -> Service:
         """A service that has answered a probe, here and, where stages are remote, with every replica of theirs."""
         service = await asyncio.to_thread(self._make, variant)
         try:
             remote = [self._remote[name] for name in RANKED if name in self._remote]
-            await asyncio.gather(*(handle.broadcast("prepare", variant).results_async() for handle in remote))
+            await asyncio.gather(*(handle.broadcast("prepare", service.edition).results_async() for handle in remote))
             _require_whole(await service.health())
         except BaseException:
             service.close()
@@ -117,11 +123,11 @@ class Gateway:
         return service
 
     def _make(self, variant: str) -> Service:
-        parts = Parts(self._settings, self._config, variant, self._reranking)
+        parts = self._parts(variant)
         below = self._reranking.below_events if self._reranking is not None else 0
         stages = {name: parts.stage(name) for name in self._config.graph.in_process()}
         calls = {
-            name: _remote_call(name, handle, variant, self._cold_starts.get(name))
+            name: _remote_call(name, handle, parts.edition, self._cold_starts.get(name))
             for name, handle in self._remote.items()
         }
         return Service(
@@ -134,6 +140,9 @@ class Gateway:
             decisions=self._decisions,
         )
 
+    def _parts(self, variant: str) -> Parts:
+        return Parts(self._settings, self._config, variant, self._reranking, trained=self._trained)
+
 
 def _require_whole(health: Health) -> None:
     """Raise TowerlineError if stages were left out of a variant's first answer."""
@@ -142,9 +151,9 @@ def _require_whole(health: Health) -> None:
 
 
 def _remote_call(
-    name: StageName, handle: DeploymentHandle[Any], variant: str, cold_start: ColdStart | None
+    name: StageName, handle: DeploymentHandle[Any], edition: Edition, cold_start: ColdStart | None
 ) -> RemoteCall:
-    """One handle call per batch, which says by which variant it is answered.
+    """One handle call per batch, which says by which variant, with which new items, it is answered.
 
     What Ray reports as failure of the stage becomes `StageUnavailableError`. A caller that gives up calls it off.
     Where there may be no replica (`cold_start`), nobody waits until there is one.
@@ -154,7 +163,7 @@ def _remote_call(
         try:
             if cold_start is not None:
                 await cold_start.require_warm()
-            answered = await _called_off_with_its_caller(handle.run.remote(batch, variant))
+            answered = await _called_off_with_its_caller(handle.run.remote(batch, edition))
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.warning("stage %s failed: %s", name, error)
             raise StageUnavailableError(f"stage {name!r} does not answer") from error

@@ -14,6 +14,7 @@ class Retrieval:
 
     def __init__(self, variant: Variant, candidates: int, rules: RulesConfig | None = None) -> None:
         self._variant = variant
+        variant.choose_index()
         self._eligibility = Eligibility(variant.catalogue, rules or RulesConfig())
         self._candidates = candidates
         # A single source is asked where it is: handing it to a thread would cost more than it takes.
