@@ -93,6 +93,20 @@ class RetrievalReplica(StageReplica):
     name = "retrieval"
 
 
+class RetrievalShardReplica(StageReplica):
+    """Finds candidates in its shard of the catalogue."""
+
+    name = "retrieval"
+
+    def __init__(self, settings: Settings, config: AppConfig, number: int) -> None:
+        """`number`: of the shard, from 0."""
+        self._number = number
+        super().__init__(settings, config)
+
+    def _stage_of(self, parts: Parts) -> Stage:
+        return parts.shard(self._number)
+
+
 class FilterReplica(StageReplica):
     """Drops what was seen."""
 

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -36,6 +36,7 @@ from serve.rpc import recommend as rpc
 from serve.rpc import recommender_pb2 as messages
 from serve.schemas import Health
 from serve.service import Place, Service
+from serve.stages.shards import sharded
 from serve.steps import RemoteCall, StageUnavailableError
 from serve.takeover import Champions, Live
 
@@ -55,10 +56,13 @@ class Gateway:
         config: AppConfig,
         remote: Mapping[StageName, DeploymentHandle[Any]],
         reranking: RerankingPolicy | None = None,
+        shards: Sequence[DeploymentHandle[Any]] = (),
     ) -> None:
+        """`remote`: the deployments of stages. `shards`: those of the retrieval, where it is divided."""
         self._settings = settings
         self._config = config
         self._remote = remote
+        self._shards = shards
         self._reranking = reranking
         may_be_cold = config.explain_replicas.min == 0
         self._cold_starts = {
@@ -114,7 +118,7 @@ class Gateway:
         """A service that has answered a probe, here and, where stages are remote, with every replica of theirs."""
         service = await asyncio.to_thread(self._make, variant)
         try:
-            remote = [self._remote[name] for name in RANKED if name in self._remote]
+            remote = [*(self._remote[name] for name in RANKED if name in self._remote), *self._shards]
             await asyncio.gather(*(handle.broadcast("prepare", service.edition).results_async() for handle in remote))
             _require_whole(await service.health())
         except BaseException:
@@ -130,6 +134,9 @@ class Gateway:
             name: _remote_call(name, handle, parts.edition, self._cold_starts.get(name))
             for name, handle in self._remote.items()
         }
+        if self._shards:
+            shards = [_remote_call("retrieval", handle, parts.edition, None) for handle in self._shards]
+            calls["retrieval"] = sharded(shards, parts.election())
         return Service(
             place=Place(self._config.dataset, self._replica),
             variant=parts.variant,

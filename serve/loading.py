@@ -21,6 +21,7 @@ from train.ledger import read_ledger
 if TYPE_CHECKING:
     from serve.new_items import ItemsOnDisk, NewItems
     from serve.stages.explain import Explain
+    from serve.stages.shards import Election
     from serve.variant import Variant
     from train.index import Floats, Index
     from train.models.retrieval import RetrievalModel
@@ -195,6 +196,19 @@ class Parts:
             case _:
                 stage = self._language_model_stage(name)
         return stage
+
+    def shard(self, number: int) -> Stage:
+        """The retrieval of one shard of the catalogue."""
+        from serve.stages.shards import RetrievalShard
+
+        graph, rules = self._config.graph, self._config.rules
+        return RetrievalShard(self.variant, graph.candidates, rules, number=number, shards=graph.retrieval_shards)
+
+    def election(self) -> "Election":
+        """What makes one answer of those of all shards."""
+        from serve.stages.shards import Election
+
+        return Election(self.variant, self._config.graph.candidates, self._config.rules)
 
     def _language_model_stage(self, name: Literal["profile", "rerank", "facts", "explain"]) -> Stage:
         match name:

@@ -15,6 +15,7 @@ from train.card import Kind, ModelCard
 from train.models.ensemble import Found, Run
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
+from train.models.shards import Nominated, Shard, elect
 from train.registry import LoadedModels
 from train.vocabulary import UNKNOWN, Vocabulary
 
@@ -133,6 +134,14 @@ class Variant:
     def find(self, users: pl.DataFrame, exclude: Sequence[Codes], count: int, run: Run) -> Found:
         """The best items for B rows of user features, none of those excluded for its row; `run` calls the sources."""
         return self._retrieval.find(users, exclude, count, run)
+
+    def shard(self, number: int, shards: int) -> Shard:
+        """A part of the catalogue, to retrieve from."""
+        return Shard(self._retrieval, number, shards)
+
+    def elect(self, nominated: Sequence[Nominated], count: int) -> Found:
+        """What `find` would have found, from what all shards nominated."""
+        return elect(self._retrieval.ensemble, nominated, count, len(self.catalogue))
 
     def rank(
         self,
