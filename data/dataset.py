@@ -85,7 +85,7 @@ class Dataset:
 
     def items(self) -> pl.DataFrame:
         """Columns of `data.schema.ITEMS`. An item that has only events has a row with null title."""
-        return pl.read_parquet(self.path / ITEMS_FILE)
+        return read_items(self.path)
 
     def users(self) -> pl.DataFrame:
         """Columns of `data.schema.USERS`; users without a row there have no attributes."""
@@ -140,6 +140,18 @@ def open_dataset(home: Path, name: str) -> Dataset:
             f"({error.error_count()} differences); ingest it again"
         ) from error
     return Dataset(name, path, manifest)
+
+
+def kept_versions(home: Path, name: str) -> list[Path]:
+    """Folders of the versions of data set `name` that are on disk, the current one first; none if there is none."""
+    folder = dataset_folder(home, name)
+    files = [folder / CURRENT / ITEMS_FILE, *sorted(folder.glob(f"[!.]*/{ITEMS_FILE}"))]
+    return list(dict.fromkeys(file.parent.resolve() for file in files if file.exists()))
+
+
+def read_items(version: Path) -> pl.DataFrame:
+    """The items of a version, as `Dataset.items`."""
+    return pl.read_parquet(version / ITEMS_FILE)
 
 
 def list_datasets(home: Path) -> list[str]:

@@ -62,6 +62,7 @@ class Answers:
             replica=self._replica,
             variant=self._variant.name,
             models=self._variant.versions,
+            new_items=self._variant.new_items.digest,
             request={
                 "user_id": call.user_id,
                 "count": call.count,

@@ -10,7 +10,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureC
 from cluster.settings import Settings
 from serve.autoscaling import Autoscaler
 from serve.config import AppConfig, Replicas
-from serve.deployments import REPLICAS
+from serve.deployments import REPLICAS, RetrievalShardReplica
 from serve.gateway import Gateway
 from serve.graph import OF_LANGUAGE_MODEL
 from serve.limits import MAX_IN_THREADS
@@ -40,16 +40,31 @@ def application(settings: Settings, config: AppConfig) -> Application:
         config = config.model_copy(update={"graph": config.graph.model_copy(update={"rerank": "off"})})
     remote = {}
     for name in config.graph.remote():
+        if name == "retrieval" and config.graph.retrieval_shards > 1:
+            continue
         replica = REPLICAS[name]
         replicas = config.explain_replicas if name in OF_LANGUAGE_MODEL else config.stage_replicas
         beside = config.completions.most if name == "explain" else 0
         options = _options(replica.__name__, replicas, replicas.max_ongoing_requests + beside, config)
         more = (policy,) if name == "rerank" else ()
         remote[name] = ray.serve.deployment(**options)(replica).bind(settings, config, *more)
+    shards = _retrieval_shards(settings, config) if config.graph.retrieval_shards > 1 else ()
     under_way = config.graph.most_requests() + config.most_completions + BESIDES
     most = max(config.gateway_replicas.max_ongoing_requests, under_way)
     gateway = ray.serve.deployment(**_options("Gateway", config.gateway_replicas, most, config))(Gateway)
-    return gateway.bind(settings, config, remote, policy)
+    return gateway.bind(settings, config, remote, policy, shards)
+
+
+def _retrieval_shards(settings: Settings, config: AppConfig) -> tuple[Application, ...]:
+    replicas = config.stage_replicas
+    deployments = (
+        _options(f"{RetrievalShardReplica.__name__}{number}", replicas, replicas.max_ongoing_requests, config)
+        for number in range(config.graph.retrieval_shards)
+    )
+    return tuple(
+        ray.serve.deployment(**options)(RetrievalShardReplica).bind(settings, config, number)
+        for number, options in enumerate(deployments)
+    )
 
 
 def scaling(replicas: Replicas) -> AutoscalingConfig:

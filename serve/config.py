@@ -22,6 +22,7 @@ from serve.graph import GraphConfig
 from serve.limits import REQUEST_TIMEOUT_S
 from serve.profile import SERVE_TIMEOUT_S
 from serve.stages.explain import ExplainConfig
+from train.index_choice import IndexConfig
 
 
 class Replicas(BaseModel):
@@ -79,13 +80,14 @@ class AppConfig(BaseModel):
     """Data set whose champion is served."""
 
     champion_poll_s: PositiveFloat = 3.0
-    """Seconds between two looks at the registry for another champion."""
+    """Seconds between two looks at the registry for another champion, and at the data set for new items."""
 
     request_timeout_s: float = Field(default=REQUEST_TIMEOUT_S, gt=0, lt=SERVE_TIMEOUT_S)
     """Seconds after which a request is given up, whatever it waits for; a replica that stops waits so long for those
     under way."""
 
     graph: GraphConfig = GraphConfig()
+    index: IndexConfig = IndexConfig()
     rules: RulesConfig = RulesConfig()
     explain: ExplainConfig = ExplainConfig()
     completions: CompletionsConfig = CompletionsConfig()

@@ -65,6 +65,9 @@ class Decision(BaseModel):
     replica: str
     variant: str
     models: Mapping[str, str]
+    new_items: str = ""
+    """Digest of the items that could be recommended although they came after the training; empty if there were none."""
+
     request: Mapping[str, Any]
     store: StoreVersion | None = None
     """What the features were read from; None if another version was published meanwhile."""

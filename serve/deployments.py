@@ -1,7 +1,7 @@
 """Thin Ray Serve wrappers: one class per stage, for the stages that get replicas of their own.
 
-Nothing here imports torch: a replica of the language model has no use for it. Every batch says by which variant it is
-answered, so that no answer is made of two, whichever of them each replica took up first.
+Nothing here imports torch: a replica of the language model has no use for it. Every batch says by which variant, with
+which new items, it is answered, so that no answer is made of two, whichever of them each replica took up first.
 """
 
 import asyncio
@@ -13,12 +13,13 @@ from cluster.errors import TowerlineError
 from cluster.settings import Settings
 from serve.batch import Batch, Stage
 from serve.config import AppConfig
+from serve.edition import Edition
 from serve.generation import Piece, Question, Writer
 from serve.graph import StageName
-from serve.loading import Parts, explain_stage, make_first, rerank_stage
+from serve.loading import Parts, Trained, explain_stage, make_first, rerank_stage
 from serve.reranking_policy import RerankingPolicy
 
-KEPT_VARIANTS = 2
+KEPT_EDITIONS = 2
 """The one that answers, and the one that comes or goes."""
 
 
@@ -30,43 +31,54 @@ class StageReplica:
     def __init__(self, settings: Settings, config: AppConfig) -> None:
         self._settings = settings
         self._config = config
-        first = make_first(settings, config, self._make)
-        self._ready: dict[str, Stage] = {first.serving: first.made}
+        self._trained = Trained(settings, config)
+        edition, stage = make_first(settings, config, self._make_newest).made
+        self._ready: dict[Edition, Stage] = {edition: stage}
         """The least recently used first."""
-        self._coming: dict[str, asyncio.Task[Stage]] = {}
+        self._coming: dict[Edition, asyncio.Task[Stage]] = {}
 
-    async def run(self, batch: Batch, variant: str) -> Batch:
+    async def run(self, batch: Batch, edition: Edition) -> Batch:
         """The stage's answer, computed in a thread so that the replica goes on answering health checks.
 
-        Raises TowerlineError if the variant was not there before the caller gave up.
+        Raises TowerlineError if the edition was not there before the caller gave up.
         """
         deadline = time.monotonic() + batch.budget_s
-        stage = await self._stage(variant)
+        stage = await self._stage(edition)
         if time.monotonic() > deadline:
-            raise TowerlineError(f"variant {variant} was loaded after {batch.budget_s:.3f} s, too late for the batch")
+            raise TowerlineError(f"variant {edition} was loaded after {batch.budget_s:.3f} s, too late for the batch")
         return await asyncio.to_thread(stage.run, batch)
 
-    async def prepare(self, variant: str) -> None:
-        """Have a variant ready before the first batch of it comes. Raises TowerlineError if it cannot be loaded."""
-        await self._stage(variant)
+    async def prepare(self, edition: Edition) -> None:
+        """Have an edition ready before the first batch of it comes. Raises TowerlineError if it cannot be loaded."""
+        await self._stage(edition)
 
-    async def _stage(self, variant: str) -> Stage:
-        if variant not in self._ready:
-            if variant not in self._coming:
-                self._coming[variant] = asyncio.create_task(asyncio.to_thread(self._make, variant))
-                self._coming[variant].add_done_callback(lambda _: self._coming.pop(variant))
-            return self._keep(variant, await asyncio.shield(self._coming[variant]))
-        return self._keep(variant, self._ready[variant])
+    async def _stage(self, edition: Edition) -> Stage:
+        if edition not in self._ready:
+            if edition not in self._coming:
+                self._coming[edition] = asyncio.create_task(asyncio.to_thread(self._make, edition))
+                self._coming[edition].add_done_callback(lambda _: self._coming.pop(edition))
+            return self._keep(edition, await asyncio.shield(self._coming[edition]))
+        return self._keep(edition, self._ready[edition])
 
-    def _keep(self, variant: str, stage: Stage) -> Stage:
-        self._ready.pop(variant, None)
-        self._ready[variant] = stage
-        while len(self._ready) > KEPT_VARIANTS:
+    def _keep(self, edition: Edition, stage: Stage) -> Stage:
+        self._ready.pop(edition, None)
+        self._ready[edition] = stage
+        while len(self._ready) > KEPT_EDITIONS:
             del self._ready[next(iter(self._ready))]
         return stage
 
-    def _make(self, variant: str) -> Stage:
-        return Parts(self._settings, self._config, variant).stage(self.name)
+    def _make(self, edition: Edition) -> Stage:
+        return self._stage_of(self._parts(edition.variant, edition.new_items))
+
+    def _make_newest(self, variant: str) -> tuple[Edition, Stage]:
+        parts = self._parts(variant)
+        return parts.edition, self._stage_of(parts)
+
+    def _stage_of(self, parts: Parts) -> Stage:
+        return parts.stage(self.name)
+
+    def _parts(self, variant: str, new_items: str | None = None) -> Parts:
+        return Parts(self._settings, self._config, variant, new_items=new_items, trained=self._trained)
 
 
 class FeaturesReplica(StageReplica):
@@ -79,6 +91,20 @@ class RetrievalReplica(StageReplica):
     """Finds candidates."""
 
     name = "retrieval"
+
+
+class RetrievalShardReplica(StageReplica):
+    """Finds candidates in its shard of the catalogue."""
+
+    name = "retrieval"
+
+    def __init__(self, settings: Settings, config: AppConfig, number: int) -> None:
+        """`number`: of the shard, from 0."""
+        self._number = number
+        super().__init__(settings, config)
+
+    def _stage_of(self, parts: Parts) -> Stage:
+        return parts.shard(self._number)
 
 
 class FilterReplica(StageReplica):
@@ -113,7 +139,7 @@ class ExplainReplica(LanguageModelReplica):
         self._stage = explain_stage(config, beside=config.completions.parallel)
         self._writer = Writer(self._stage.llama, config.completions)
 
-    async def run(self, batch: Batch, variant: str) -> Batch:
+    async def run(self, batch: Batch, edition: Edition) -> Batch:
         """The sentences, written in a thread so that the replica goes on answering health checks."""
         return await asyncio.to_thread(self._stage.run, batch)
 
@@ -130,7 +156,7 @@ class RerankReplica(LanguageModelReplica):
     def __init__(self, settings: Settings, config: AppConfig, policy: RerankingPolicy) -> None:
         self._stage = rerank_stage(config, policy)
 
-    async def run(self, batch: Batch, variant: str) -> Batch:
+    async def run(self, batch: Batch, edition: Edition) -> Batch:
         """The order, found in a thread so that the replica goes on answering health checks."""
         return await asyncio.to_thread(self._stage.run, batch)
 

@@ -52,6 +52,10 @@ class Eligibility:
         self._barred = np.array([code for code in codes if self._is_barred(code, rules)], np.int64)
         self._windows = [(code, *window) for code in codes if (window := _window(catalogue, code)) is not None]
 
+    def candidates(self, wanted: int) -> int:
+        """How many of the eligible items to retrieve so that `wanted` are left: all, where their kinds count."""
+        return self._size if self.limited else wanted
+
     def width(self, batch: Batch, candidates: int) -> int:
         """How many items to retrieve so that `candidates` are left of each row, where the catalogue has them."""
         if self.limited:

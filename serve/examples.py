@@ -124,6 +124,8 @@ _MODELS = ModelsResponse(
     variants=(
         ServedVariant(
             variant=VARIANT,
+            items=1_682,
+            new_items=0,
             models=tuple(
                 ServedModel(
                     model=model,

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -23,10 +23,11 @@ from serve.cold_start import ColdStart
 from serve.completions import add_completions
 from serve.config import AppConfig
 from serve.decisions import DecisionLog
+from serve.edition import Edition
 from serve.graph import OF_LANGUAGE_MODEL, RANKED, Graph, StageName
 from serve.http import answer, build_http
 from serve.limits import Limits
-from serve.loading import Parts, make_first
+from serve.loading import Parts, Trained, make_first
 from serve.metrics import Metrics
 from serve.ray_metrics import OnRay
 from serve.remote_model import RemoteModel
@@ -35,6 +36,7 @@ from serve.rpc import recommend as rpc
 from serve.rpc import recommender_pb2 as messages
 from serve.schemas import Health
 from serve.service import Place, Service
+from serve.stages.shards import sharded
 from serve.steps import RemoteCall, StageUnavailableError
 from serve.takeover import Champions, Live
 
@@ -54,10 +56,13 @@ class Gateway:
         config: AppConfig,
         remote: Mapping[StageName, DeploymentHandle[Any]],
         reranking: RerankingPolicy | None = None,
+        shards: Sequence[DeploymentHandle[Any]] = (),
     ) -> None:
+        """`remote`: the deployments of stages. `shards`: those of the retrieval, where it is divided."""
         self._settings = settings
         self._config = config
         self._remote = remote
+        self._shards = shards
         self._reranking = reranking
         may_be_cold = config.explain_replicas.min == 0
         self._cold_starts = {
@@ -66,6 +71,7 @@ class Gateway:
         self._replica = ray.serve.get_replica_context().replica_id.unique_id
         self._decisions = DecisionLog(settings.home / "decisions" / config.dataset, self._replica)
         self._metrics = Metrics(OnRay())
+        self._trained = Trained(settings, config)
         first = make_first(settings, config, self._make)
         self._live = Live(first.made, self._decisions, first.champion, first.refused, self._metrics)
         self._limits = Limits(config.request_timeout_s)
@@ -102,14 +108,18 @@ class Gateway:
 
     def _following(self) -> AbstractAsyncContextManager[None]:
         champions = Champions(self._settings, self._config.dataset)
-        return self._live.following(champions.look, self._prepare, self._config.champion_poll_s)
+        return self._live.following(champions.look, self._prepare, self._config.champion_poll_s, self._has_grown)
+
+    def _has_grown(self, service: Service) -> bool:
+        """Whether the data set has other new items than those that a service answers with. Blocks."""
+        return self._parts(service.variant).edition != service.edition
 
     async def _prepare(self, variant: str) -> Service:
         """A service that has answered a probe, here and, where stages are remote, with every replica of theirs."""
         service = await asyncio.to_thread(self._make, variant)
         try:
-            remote = [self._remote[name] for name in RANKED if name in self._remote]
-            await asyncio.gather(*(handle.broadcast("prepare", variant).results_async() for handle in remote))
+            remote = [*(self._remote[name] for name in RANKED if name in self._remote), *self._shards]
+            await asyncio.gather(*(handle.broadcast("prepare", service.edition).results_async() for handle in remote))
             _require_whole(await service.health())
         except BaseException:
             service.close()
@@ -117,13 +127,16 @@ class Gateway:
         return service
 
     def _make(self, variant: str) -> Service:
-        parts = Parts(self._settings, self._config, variant, self._reranking)
+        parts = self._parts(variant)
         below = self._reranking.below_events if self._reranking is not None else 0
         stages = {name: parts.stage(name) for name in self._config.graph.in_process()}
         calls = {
-            name: _remote_call(name, handle, variant, self._cold_starts.get(name))
+            name: _remote_call(name, handle, parts.edition, self._cold_starts.get(name))
             for name, handle in self._remote.items()
         }
+        if self._shards:
+            shards = [_remote_call("retrieval", handle, parts.edition, None) for handle in self._shards]
+            calls["retrieval"] = sharded(shards, parts.election())
         return Service(
             place=Place(self._config.dataset, self._replica),
             variant=parts.variant,
@@ -134,6 +147,9 @@ class Gateway:
             decisions=self._decisions,
         )
 
+    def _parts(self, variant: str) -> Parts:
+        return Parts(self._settings, self._config, variant, self._reranking, trained=self._trained)
+
 
 def _require_whole(health: Health) -> None:
     """Raise TowerlineError if stages were left out of a variant's first answer."""
@@ -142,9 +158,9 @@ def _require_whole(health: Health) -> None:
 
 
 def _remote_call(
-    name: StageName, handle: DeploymentHandle[Any], variant: str, cold_start: ColdStart | None
+    name: StageName, handle: DeploymentHandle[Any], edition: Edition, cold_start: ColdStart | None
 ) -> RemoteCall:
-    """One handle call per batch, which says by which variant it is answered.
+    """One handle call per batch, which says by which variant, with which new items, it is answered.
 
     What Ray reports as failure of the stage becomes `StageUnavailableError`. A caller that gives up calls it off.
     Where there may be no replica (`cold_start`), nobody waits until there is one.
@@ -154,7 +170,7 @@ def _remote_call(
         try:
             if cold_start is not None:
                 await cold_start.require_warm()
-            answered = await _called_off_with_its_caller(handle.run.remote(batch, variant))
+            answered = await _called_off_with_its_caller(handle.run.remote(batch, edition))
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.warning("stage %s failed: %s", name, error)
             raise StageUnavailableError(f"stage {name!r} does not answer") from error

@@ -16,9 +16,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve.batch import Batch, Call, Stage
 from serve.batcher import MicroBatcher
@@ -64,6 +64,9 @@ class GraphConfig(BaseModel):
     explain: Edge | Literal["off"] = "remote"
     """Gathering the facts for it always happens in process. Off, there is no language model, and no sentences."""
 
+    retrieval_shards: int = Field(default=1, ge=1, le=64)
+    """Deployments among which the items are divided, where retrieval is remote; each is asked once per micro-batch."""
+
     candidates: int = Field(default=100, ge=1, le=10_000)
     """Items that retrieval hands to the ranker, after those already seen are left out."""
 
@@ -104,6 +107,14 @@ class GraphConfig(BaseModel):
     explain_waiting: int = Field(default=64, ge=1)
     """Most requests that wait for sentences at once. Further ones are answered without."""
 
+    @model_validator(mode="after")
+    def _only_a_remote_retrieval_has_shards(self) -> Self:
+        if self.retrieval_shards > 1 and self.retrieval != "remote":
+            raise ValueError(
+                f"retrieval_shards is {self.retrieval_shards}, and retrieval is {self.retrieval!r}, expected 'remote'"
+            )
+        return self
+
     def remote(self) -> tuple[StageName, ...]:
         """The stages with a deployment of their own."""
         names: tuple[StageName, ...] = (*RANKED, *RERANKED, *EXPLAINED)
@@ -125,7 +136,7 @@ class GraphConfig(BaseModel):
         """The same graph without deployments and without sentences, for whoever has all the time in the world."""
         edges = dict.fromkeys(self.remote(), "in_process")
         patience = {"rerank_timeout_s": math.inf, "rerank_waiting": sys.maxsize}
-        return self.model_copy(update=edges | patience | {"explain": "off"})
+        return self.model_copy(update=edges | patience | {"explain": "off", "retrieval_shards": 1})
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ def served(variant: Variant) -> ServedVariant:
     """A variant and where its models come from."""
     return ServedVariant(
         variant=variant.name,
+        items=len(variant.catalogue),
+        new_items=variant.new_items.table.height,
         models=tuple(
             ServedModel(
                 model=kind,

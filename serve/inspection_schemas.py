@@ -69,6 +69,12 @@ class ServedVariant(HttpModel):
     """Models that were made for each other and answer together."""
 
     variant: str
+    items: int
+    """Items that it can recommend."""
+
+    new_items: int
+    """Of these, those that the data set has got since the training: they are placed by their content."""
+
     models: tuple[ServedModel, ...]
 
 
@@ -96,7 +102,7 @@ class ModelsResponse(HttpModel):
     """The variant that the registry names. It takes over within seconds, unless it is refused."""
 
     refused: str | None = None
-    """Why the champion does not answer although it was tried; it is tried again."""
+    """Why the champion, or its newest items, do not answer although they were tried; they are tried again."""
 
     data_version: str | None
     """Version of the data set that was published to the online store."""

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from cluster.errors import TowerlineError
@@ -12,13 +13,18 @@ from data.features import views
 from data.online.store import OnlineStore, open_online_store
 from serve.batch import Stage
 from serve.config import AppConfig
+from serve.edition import Edition
 from serve.graph import StageName
 from serve.reranking_policy import RerankingPolicy, policy_in_force
 from train.ledger import read_ledger
 
 if TYPE_CHECKING:
+    from serve.new_items import ItemsOnDisk, NewItems
     from serve.stages.explain import Explain
+    from serve.stages.shards import Election
     from serve.variant import Variant
+    from train.index import Floats, Index
+    from train.models.retrieval import RetrievalModel
     from train.registry import LoadedModels
 
 Made = TypeVar("Made")
@@ -59,31 +65,82 @@ def rerank_stage(config: AppConfig, policy: RerankingPolicy) -> Stage:
     return Rerank(TextLikelihood(weights, threads=config.explain.threads), policy)
 
 
+class Trained:
+    """The models as they were trained, of the variant that was asked for last: new items do not load it again.
+
+    Several threads may ask.
+    """
+
+    def __init__(self, settings: Settings, config: AppConfig) -> None:
+        self._settings = settings
+        self._config = config
+        self._kept: tuple[str, LoadedModels] | None = None
+        self._lock = Lock()
+
+    def models(self, variant: str) -> "LoadedModels":
+        """The models of a variant. Raises TowerlineError as `train.registry.load_pair`."""
+        from train.registry import find_pair, load_pair
+
+        with self._lock:
+            if self._kept is None or self._kept[0] != variant:
+                address = self._settings.tracking_uri
+                models = load_pair(address, find_pair(address, self._config.dataset, variant))
+                models.retrieval.make_index = partial(_index, self._config)
+                self._kept = variant, models
+            return self._kept[1]
+
+    @cached_property
+    def items(self) -> "ItemsOnDisk":
+        """Of the data set."""
+        from serve.new_items import ItemsOnDisk
+
+        return ItemsOnDisk(self._settings.home, self._config.dataset)
+
+
 class Parts:
     """The parts that one variant has in one replica. Properties raise `TowerlineError` where a part is not usable."""
 
     def __init__(
-        self, settings: Settings, config: AppConfig, variant: str, reranking: RerankingPolicy | None = None
+        self,
+        settings: Settings,
+        config: AppConfig,
+        variant: str,
+        reranking: RerankingPolicy | None = None,
+        *,
+        new_items: str | None = None,
+        trained: Trained | None = None,
     ) -> None:
-        """`variant`: its name. `reranking`: whom to re-rank, needed for the stages that do."""
+        """`variant`: its name. `reranking`: whom to re-rank, needed for the stages that do.
+
+        `new_items`: by their digest, those that the data set has now if None. `trained`: of the process.
+        """
         self._settings = settings
         self._config = config
         self._name = variant
         self._reranking = reranking
+        self._asked_items = new_items
+        self._trained = trained or Trained(settings, config)
 
     @cached_property
     def _models(self) -> "LoadedModels":
-        from train.registry import find_pair, load_pair
+        return self._trained.models(self._name)
 
-        address = self._settings.tracking_uri
-        return load_pair(address, find_pair(address, self._config.dataset, self._name))
+    @cached_property
+    def _new_items(self) -> "NewItems":
+        vocabulary, items = self._models.retrieval.vocabulary, self._trained.items
+        return items.new_to(vocabulary) if self._asked_items is None else items.of_digest(self._asked_items, vocabulary)
+
+    @property
+    def edition(self) -> Edition:
+        """What these are the parts of."""
+        return Edition(self._models.variant, self._new_items.digest)
 
     @cached_property
     def variant(self) -> "Variant":
-        """The models. They are of this code's features."""
+        """The models, new items included. They are of this code's features."""
         from serve.variant import Variant
 
-        return Variant.of(self._models)
+        return Variant.of(self._models, self._new_items)
 
     @cached_property
     def store(self) -> OnlineStore:
@@ -140,6 +197,19 @@ class Parts:
                 stage = self._language_model_stage(name)
         return stage
 
+    def shard(self, number: int) -> Stage:
+        """The retrieval of one shard of the catalogue."""
+        from serve.stages.shards import RetrievalShard
+
+        graph, rules = self._config.graph, self._config.rules
+        return RetrievalShard(self.variant, graph.candidates, rules, number=number, shards=graph.retrieval_shards)
+
+    def election(self) -> "Election":
+        """What makes one answer of those of all shards."""
+        from serve.stages.shards import Election
+
+        return Election(self.variant, self._config.graph.candidates, self._config.rules)
+
     def _language_model_stage(self, name: Literal["profile", "rerank", "facts", "explain"]) -> Stage:
         match name:
             case "profile":
@@ -163,6 +233,21 @@ class Parts:
                 f'-m jobs.evaluate_reranking --dataset {self._config.dataset}` or set it to "off"'
             )
         return self._reranking
+
+
+def _index(config: AppConfig, model: "RetrievalModel") -> "Index":
+    """What searches the catalogue of a model as it was trained."""
+    from train.index import ExactIndex
+    from train.index_choice import choose_index
+
+    if len(model.ensemble.config.finders) > 1:
+        # Every source scores the whole catalogue, and what each of them thinks of the others' candidates counts.
+        return ExactIndex(model.item_vectors_ID)
+
+    def queries(count: int) -> "Floats":
+        return model.vectors_of(model.imagined_users(count))
+
+    return choose_index(model.item_vectors_ID, queries, config.graph.candidates, config.index)
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ class Health(HttpModel):
     """The variant that the registry names. It takes over within seconds, unless it is refused."""
 
     refused: str | None = None
-    """Why the champion does not answer although it was tried; it is tried again."""
+    """Why the champion, or its newest items, do not answer although they were tried; they are tried again."""
 
     models: dict[str, str]
     data_set: str

@@ -16,6 +16,7 @@ from serve.answers import Answers, call_of
 from serve.batch import Call
 from serve.batcher import QueueFullError
 from serve.decisions import Answered, Decision, DecisionLog
+from serve.edition import Edition
 from serve.feedback import store_feedback
 from serve.graph import Graph, Outcome, TooLateError
 from serve.inspection import LANGUAGE_MODEL, served, user_features
@@ -76,6 +77,11 @@ class Service:
         return self._variant.name
 
     @property
+    def edition(self) -> Edition:
+        """The variant with its new items."""
+        return self._variant.edition
+
+    @property
     def versions(self) -> Mapping[str, str]:
         """Model name to version of the variant."""
         return self._variant.versions
@@ -129,6 +135,7 @@ class Service:
             replica=self._place.replica,
             variant=self._variant.name,
             models=self._variant.versions,
+            new_items=self._variant.new_items.digest,
             request={"item_id": item_id, "count": count},
             answer=tuple(Answered(item_id=item.item_id, score=item.score) for item in items),
             timings_ms=timings,

@@ -1,5 +1,7 @@
 """How a new champion takes over while requests are answered: loaded beside the old one, warmed up, then swapped.
 
+So do new items of the data set: the variant that serves is made again with them, and takes over from itself.
+
 Every request is answered by one `Service` from beginning to end, and a service has one variant. The old one is closed
 when the last of its requests has its answer. A champion that cannot be loaded, or does not answer its first probe, is
 refused: the one before goes on serving, and `/healthz` says why.
@@ -132,10 +134,18 @@ class Live:
 
     @asynccontextmanager
     async def following(
-        self, look: Callable[[], str | None], prepare: Callable[[str], Awaitable[Service]], poll_s: float
+        self,
+        look: Callable[[], str | None],
+        prepare: Callable[[str], Awaitable[Service]],
+        poll_s: float,
+        has_grown: Callable[[Service], bool] = lambda _: False,
     ) -> AsyncIterator[None]:
-        """Look for another champion every `poll_s` seconds until the block ends, and take over what it needs."""
-        task = asyncio.create_task(self._follow(look, prepare, poll_s))
+        """Look for another champion every `poll_s` seconds until the block ends, and take over what it needs.
+
+        `has_grown`: whether there are other new items than those that a service answers with. As `look`, it may block
+        and raise.
+        """
+        task = asyncio.create_task(self._follow(look, prepare, poll_s, has_grown))
         try:
             yield
         finally:
@@ -144,7 +154,11 @@ class Live:
                 await task
 
     async def _follow(
-        self, look: Callable[[], str | None], prepare: Callable[[str], Awaitable[Service]], poll_s: float
+        self,
+        look: Callable[[], str | None],
+        prepare: Callable[[str], Awaitable[Service]],
+        poll_s: float,
+        has_grown: Callable[[Service], bool],
     ) -> None:
         silent = False
         while True:
@@ -153,21 +167,38 @@ class Live:
             self.metrics.serves(self._current.service.variant, self._current.service.versions)
             try:
                 champion = await asyncio.to_thread(look)
+                grown = await asyncio.to_thread(has_grown, self._current.service)
             except Exception:
                 if not silent:
-                    logger.exception("the registry cannot be asked for the champion; the one that serves goes on")
+                    logger.exception(
+                        "the registry cannot be asked for the champion, or the data set for new items; what serves "
+                        "goes on"
+                    )
                 silent = True
                 continue
             silent = False
             if champion is not None:
-                await self.follow(champion, prepare, poll_s)
+                await self.follow(champion, prepare, poll_s, grown=grown)
 
-    async def follow(self, champion: str, prepare: Callable[[str], Awaitable[Service]], pause_s: float = 0.0) -> None:
-        """Let a variant answer from now on, unless it does already. One that was refused is tried again, ever later."""
+    async def follow(
+        self,
+        champion: str,
+        prepare: Callable[[str], Awaitable[Service]],
+        pause_s: float = 0.0,
+        *,
+        grown: bool = False,
+    ) -> None:
+        """Let a variant answer from now on, unless it does already, and all its items if they have `grown`.
+
+        What was refused is tried again, ever later.
+        """
         if champion != self._champion:
             self._champion, self._refused, self._failures, self._next_try = champion, None, 0, 0.0
-        serving = self._current.service.variant
-        if champion == serving or time.monotonic() < self._next_try:
+        serving = self._current.service.edition
+        if champion == serving.variant and not grown:
+            self._refused = None
+            return
+        if time.monotonic() < self._next_try:
             return
         try:
             service = await prepare(champion)
@@ -184,7 +215,8 @@ class Live:
         self.metrics.serves(service.variant, service.versions)
         self._refused = None
         _close_if_unused(old)
-        logger.warning("variant %s serves now, %s no longer", champion, serving)
+        self._failures = 0
+        logger.warning("variant %s serves now, %s no longer", service.edition, serving)
 
 
 def _close_if_unused(used: _InUse) -> None:

@@ -9,10 +9,13 @@ import polars as pl
 from data.features import ITEM_FEATURE_COLUMNS
 from data.schema import ATTRIBUTES, ITEM_ID, TITLE
 from serve.batch import Codes, Floats
+from serve.edition import Edition
+from serve.new_items import NONE, NewItems
 from train.card import Kind, ModelCard
 from train.models.ensemble import Found, Run
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
+from train.models.shards import Nominated, Shard, elect
 from train.registry import LoadedModels
 from train.vocabulary import UNKNOWN, Vocabulary
 
@@ -76,12 +79,15 @@ class Variant:
         ranking: RankingModel,
         items: pl.DataFrame,
         cards: Mapping[Kind, ModelCard],
+        new_items: NewItems = NONE,
     ) -> None:
         """`name` and `versions` (model name to version) go into every answer; `items` names the catalogue.
 
         `history_length` is the number of past events that the models' features carry; `cards` say where they come from.
+        `new_items`: those that the models know by their content alone, the last of the catalogue.
         """
         self.name = name
+        self.new_items = new_items
         self.versions = dict(versions)
         self.cards = dict(cards)
         self.catalogue = Catalogue(retrieval.vocabulary, items)
@@ -91,8 +97,9 @@ class Variant:
         ranking.require_sources(retrieval)
 
     @classmethod
-    def of(cls, models: LoadedModels) -> "Variant":
-        """The variant that the registry's models make up."""
+    def of(cls, models: LoadedModels, new_items: NewItems = NONE) -> "Variant":
+        """The variant that the registry's models make up, with items that came after their training."""
+        models = models.with_items(new_items.table)
         versions = {str(kind): version for kind, version in models.versions.items()}
         return cls(
             name=models.variant,
@@ -102,7 +109,13 @@ class Variant:
             ranking=models.ranking,
             items=models.items,
             cards=models.cards,
+            new_items=new_items,
         )
+
+    @property
+    def edition(self) -> Edition:
+        """What answers."""
+        return Edition(self.name, self.new_items.digest)
 
     @property
     def finders(self) -> Sequence[str]:
@@ -114,9 +127,21 @@ class Variant:
         """How many sources score a candidate list, the two-tower included."""
         return 1 + len(self._retrieval.ensemble.config.names)
 
+    def choose_index(self) -> None:
+        """Have ready what searches the catalogue. For a large one this takes a while."""
+        _ = self._retrieval.index
+
     def find(self, users: pl.DataFrame, exclude: Sequence[Codes], count: int, run: Run) -> Found:
         """The best items for B rows of user features, none of those excluded for its row; `run` calls the sources."""
         return self._retrieval.find(users, exclude, count, run)
+
+    def shard(self, number: int, shards: int) -> Shard:
+        """A part of the catalogue, to retrieve from."""
+        return Shard(self._retrieval, number, shards)
+
+    def elect(self, nominated: Sequence[Nominated], count: int) -> Found:
+        """What `find` would have found, from what all shards nominated."""
+        return elect(self._retrieval.ensemble, nominated, count, len(self.catalogue))
 
     def rank(
         self,

@@ -1,6 +1,7 @@
-"""Search over item vectors: exact, by one matrix product, which below about 100,000 items beats any approximation."""
+"""Search over item vectors: exact, by one matrix product. See `train.approximate_index` for large catalogues."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,25 @@ Codes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
+class Index(Protocol):
+    """Maximum inner product over item vectors. Several threads may search."""
+
+    vectors_ID: Floats
+    """float32, the row is the item code; row `UNKNOWN` is never returned."""
+
+    def search(self, queries_BD: Floats, count: int, exclude: Sequence[Codes] | None = None) -> tuple[Codes, Floats]:
+        """The `count` best item codes (B, K) and their scores (B, K) for each query, best first; ties by item code.
+
+        `exclude` holds, for each query, item codes not to return. K is `count` or the catalogue's size, whichever is
+        smaller; where a query runs out of items the code is `UNKNOWN` and the score -inf.
+        """
+        ...
+
+    def grown(self, vectors_ID: Floats) -> "Index":
+        """The same search over more items: the first of `vectors_ID` are those that there are already."""
+        ...
+
+
 class ExactIndex:
     """Maximum inner product over all item vectors. Ties are broken by item code, so an answer is reproducible."""
 
@@ -19,12 +39,12 @@ class ExactIndex:
         self.vectors_ID = vectors_ID
 
     def search(self, queries_BD: Floats, count: int, exclude: Sequence[Codes] | None = None) -> tuple[Codes, Floats]:
-        """The `count` best item codes (B, K) and their scores (B, K) for each query, best first.
-
-        `exclude` holds, for each query, item codes not to return. K is `count` or the catalogue's size, whichever is
-        smaller; where a query runs out of items the code is `UNKNOWN` and the score -inf.
-        """
+        """See `Index`."""
         return top_items(without(self.scores(queries_BD), exclude or ()), count)
+
+    def grown(self, vectors_ID: Floats) -> "ExactIndex":
+        """See `Index`."""
+        return ExactIndex(vectors_ID)
 
     def scores(self, queries_BD: Floats) -> Floats:
         """The inner products (B, I) of each query with every item vector."""

@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from cluster.errors import TowerlineError
+from data.schema import ITEM_ID
 from train.card import CARD_FILE, KINDS, Kind, ModelCard, read_card
 from train.ledger import CHAMPION, read_ledger, versions_of
 from train.models.ensemble import EnsembleConfig
@@ -66,6 +67,18 @@ class LoadedModels:
     cards: Mapping[Kind, ModelCard]
     versions: Mapping[Kind, str]
     """Registry version of each model."""
+
+    def with_items(self, items: pl.DataFrame) -> "LoadedModels":
+        """The same pair with these items after those that it was trained with (`RetrievalModel.with_items`)."""
+        if items.is_empty():
+            return self
+        known = self.items.join(items, on=ITEM_ID, how="anti")
+        return replace(
+            self,
+            retrieval=self.retrieval.with_items(items),
+            ranking=self.ranking.with_items(items),
+            items=pl.concat([known, items.select(known.columns)]),
+        )
 
 
 def registered_name(dataset: str, kind: Kind) -> str:

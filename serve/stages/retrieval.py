@@ -1,12 +1,13 @@
 """Finds candidates: several sources at once, of which the two-tower is one; all of them say what they think of each."""
 
 import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from serve.batch import Batch
 from serve.eligibility import Eligibility, RulesConfig
 from serve.variant import Variant
-from train.models.ensemble import Run
+from train.models.ensemble import Found, Run
 
 
 class Retrieval:
@@ -14,6 +15,7 @@ class Retrieval:
 
     def __init__(self, variant: Variant, candidates: int, rules: RulesConfig | None = None) -> None:
         self._variant = variant
+        variant.choose_index()
         self._eligibility = Eligibility(variant.catalogue, rules or RulesConfig())
         self._candidates = candidates
         # A single source is asked where it is: handing it to a thread would cost more than it takes.
@@ -26,14 +28,16 @@ class Retrieval:
         Where rules limit how many items of a kind an answer has, there are more, so that the filter has a choice.
         """
         exclude = self._eligibility.excluded(batch)
-        limited = self._eligibility.limited
-        count = self._eligibility.width(batch, self._candidates) if limited else self._candidates
-        found = self._variant.find(batch.users, exclude, count, self._run)
-        named = tuple(dict(zip(self._variant.finders, row, strict=True)) for row in found.named_BN.tolist())
-        return dataclasses.replace(
-            batch,
-            codes_BK=found.codes_BK,
-            retrieval_BK=found.scores_BK,
-            sources_BKS=found.sources_BKS,
-            named_by=named,
-        )
+        count = self._eligibility.candidates(self._candidates)
+        return with_candidates(batch, self._variant.find(batch.users, exclude, count, self._run), self._variant.finders)
+
+
+def with_candidates(batch: Batch, found: Found, finders: Sequence[str]) -> Batch:
+    """The batch with the candidates that these finders have found."""
+    return dataclasses.replace(
+        batch,
+        codes_BK=found.codes_BK,
+        retrieval_BK=found.scores_BK,
+        sources_BKS=found.sources_BKS,
+        named_by=tuple(dict(zip(finders, row, strict=True)) for row in found.named_BN.tolist()),
+    )

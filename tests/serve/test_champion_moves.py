@@ -20,7 +20,6 @@ import polars as pl
 import pytest
 import torch
 
-from cluster.session import RaySession
 from cluster.settings import Settings
 from data.dataset import Dataset
 from serve.batch import Batch, Call
@@ -31,6 +30,7 @@ from serve.session import running
 from serve.steps import run_stages
 from tests.ports import free_port
 from tests.serve.conftest import USERS, registered
+from tests.serve.test_new_items import NEW, added
 from train.ledger import Change, append, read_ledger
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
@@ -74,7 +74,7 @@ def expected(own: Settings, config: AppConfig) -> Expected:
     found: Expected = {}
     calls = tuple(Call("d", user, COUNT) for user in USERS)
     for variant in ("one", "two"):
-        parts = Parts(own, config, variant)
+        parts = Parts(own, config, variant, new_items="")
         batch = run_stages([(name, parts.stage(name)) for name in RANKED], Batch(calls, datetime.now(UTC)))
         for row, user in enumerate(USERS):
             codes, scores = batch.codes_BK[row, :COUNT].tolist(), batch.scores_BK[row].tolist()
@@ -117,7 +117,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
 
 
 @pytest.mark.usefixtures("variants", "ray_session")
-def test_the_champion_moves_and_no_request_notices(own: Settings, ray_session: RaySession) -> None:  # noqa: ARG001
+def test_the_champion_moves_and_no_request_notices(own: Settings, shop: Dataset) -> None:
+    """At last an item comes to the data set; both gateways and both replicas of the ranking take it up."""
     config = AppConfig(
         dataset="shop",
         champion_poll_s=0.2,
@@ -149,7 +150,19 @@ def test_the_champion_moves_and_no_request_notices(own: Settings, ray_session: R
         roll_back(uri, "shop", "one")
         wait_until(lambda: answered_by("one"))
         wait_until(lambda: health()["refused"] is None)
-    require_whole(answers, expected(own, config))
+        whole = len(answers)
+        added(own.home, shop, (NEW, "Thing", ["colour=red"]))
+        question = {"user_id": USERS[3], "count": COUNT, "allow_items": [NEW, "item-1"]}
+        with httpx.Client(base_url=url, timeout=300) as client:
+            wait_until(lambda: all(_finds(client, question, NEW) for _ in range(20)))
+        assert {answer["variant"] for answer in answers[whole:]} <= {"one"}
+    require_whole(answers[:whole], expected(own, config))
+
+
+def _finds(client: httpx.Client, question: dict[str, Any], item: str) -> bool:
+    answer = client.post("/v1/recommend", json=question).raise_for_status().json()
+    assert answer["degraded"] == []
+    return item in [each["item_id"] for each in answer["items"]]
 
 
 def make_broken_champion(uri: str) -> None:

@@ -68,9 +68,9 @@ def test_ray_serve_builds_the_application_from_plain_arguments(tmp_path: Path, m
     bound = AppConfig.model_validate(arguments).graph.most_requests()
     assert bound < gateway._deployment_config.max_ongoing_requests
     assert gateway._deployment_config.backpressure_config.status_code == 429
-    _, config, remote, reranking = gateway.init_args
+    _, config, remote, reranking, shards = gateway.init_args
     assert config == AppConfig.model_validate(arguments)
-    assert reranking is None
+    assert (reranking, shards) == (None, ())
     assert {name: bound._bound_deployment.name for name, bound in remote.items()} == {
         "ranking": "RankingReplica",
         "explain": "ExplainReplica",

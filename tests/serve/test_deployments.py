@@ -32,7 +32,7 @@ from tests.ports import free_port
 SMALL = Replicas(num_cpus=0.1)
 CONFIG = AppConfig(
     dataset="shop",
-    graph=GraphConfig(retrieval="remote", ranking="remote"),
+    graph=GraphConfig(retrieval="remote", retrieval_shards=2, ranking="remote"),
     gateway_replicas=SMALL,
     stage_replicas=SMALL,
     explain_replicas=Replicas(num_cpus=0.1, min=0),
@@ -47,7 +47,7 @@ def url(
     settings: Settings,
     champion: dict[str, str],  # noqa: ARG001
 ) -> Iterator[str]:
-    """An endpoint whose retrieval and ranking are remote, over HTTP and gRPC."""
+    """An endpoint whose retrieval, in two shards, and ranking are remote, over HTTP and gRPC."""
     with running(settings.model_copy(update={"serve_grpc_port": GRPC_PORT}), CONFIG) as url:
         yield url
 
@@ -61,7 +61,13 @@ def channel(url: str) -> Iterator[grpc.Channel]:
 
 def test_each_remote_stage_is_a_deployment(url: str) -> None:  # noqa: ARG001
     deployments = ray.serve.status().applications[NAME].deployments
-    assert set(deployments) == {"Gateway", "RetrievalReplica", "RankingReplica", "ExplainReplica"}
+    assert set(deployments) == {
+        "Gateway",
+        "RetrievalShardReplica0",
+        "RetrievalShardReplica1",
+        "RankingReplica",
+        "ExplainReplica",
+    }
     assert all(each.status.value == "HEALTHY" for each in deployments.values())
 
 

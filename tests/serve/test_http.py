@@ -263,6 +263,7 @@ def test_the_models_say_where_they_come_from(client: httpx.Client, shop: Dataset
     assert (found["object"], [model["id"] for model in found["data"]]) == ("list", [MODEL])
     (variant,) = found["variants"]
     assert variant["variant"] == "champion"
+    assert (variant["items"], variant["new_items"]) == (len(shop.items()), 0)
     tower, ranker = variant["models"]
     assert (tower["model"], ranker["model"]) == ("two-tower", "ranker")
     for model in (tower, ranker):

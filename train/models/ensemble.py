@@ -4,7 +4,7 @@ The two-tower is one source; the others (`train.models.sources`) are fitted on t
 scores are for the ranker, which learns how much each is worth; they may also find candidates beside the two-tower.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -28,6 +28,8 @@ Scorer = Callable[[pl.DataFrame], Floats]
 """Feature rows to scores (B, I + 1) of every item code, in an array of the caller's own."""
 Run = Callable[[Callable[[Scorer], Floats], Iterable[Scorer]], Iterator[Floats]]
 """`map`, or the same on several threads."""
+Search = Callable[[pl.DataFrame, Sequence[Codes], int], tuple[Codes, Floats]]
+"""Feature rows, what is excluded for each, and how many: the best item codes and their scores (`train.index.Index`)."""
 
 
 class CandidatesConfig(BaseModel):
@@ -95,10 +97,16 @@ class Found:
 class Ensemble:
     """Fitted sources beside a two-tower; none at all by default."""
 
-    def __init__(self, config: EnsembleConfig | None = None, fitted: Sequence[Source] = ()) -> None:
-        """`fitted`: one source for each of `config.sources`, in their order."""
+    def __init__(
+        self, config: EnsembleConfig | None = None, fitted: Sequence[Source] = (), num_items: int | None = None
+    ) -> None:
+        """`fitted`: one source for each of `config.sources`, in their order.
+
+        `num_items`: of the two-tower, where it knows items after those that the sources were fitted with.
+        """
         self.config = config or EnsembleConfig()
         self._fitted = dict(zip(self.config.names, fitted, strict=True))
+        self._num_items = num_items
 
     @classmethod
     def fit(cls, config: EnsembleConfig, events: pl.DataFrame, vocabulary: Vocabulary) -> Self:
@@ -112,18 +120,29 @@ class Ensemble:
             source.fit(events, vocabulary)
         return cls(config, fitted)
 
+    def with_room(self, num_items: int) -> "Ensemble":
+        """The same sources beside a two-tower that knows so many items. They know nothing of the further ones."""
+        return Ensemble(self.config, tuple(self._fitted.values()), num_items)
+
     def find(
-        self, two_tower: Scorer, rows: pl.DataFrame, exclude: Sequence[Codes], count: int, run: Run = map
+        self,
+        two_tower: Scorer,
+        rows: pl.DataFrame,
+        exclude: Sequence[Codes],
+        count: int,
+        run: Run = map,
+        *,
+        search: Search | None = None,
     ) -> Found:
         """The `count` best candidates for B feature rows, none of those excluded for its row; ties by item code.
 
         K is `count` or the catalogue's size, whichever is smaller. `run` calls the scorers, which do not depend on
-        each other.
+        each other. `search`: what the two-tower finds candidates by, where it finds them alone; by its scores if None.
         """
         chunks = list(self._chunks(rows.height))
         if len(chunks) == 1:
-            return self._find(two_tower, rows, exclude, count, run)
-        parts = [self._find(two_tower, rows[some], exclude[some], count, run) for some in chunks]
+            return self._find(two_tower, rows, exclude, count, run, search=search)
+        parts = [self._find(two_tower, rows[some], exclude[some], count, run, search=search) for some in chunks]
         columns = zip(
             *((part.codes_BK, part.scores_BK, part.sources_BKS, part.named_BN) for part in parts), strict=True
         )
@@ -131,10 +150,10 @@ class Ensemble:
 
     def score(self, two_tower: Scorer, rows: pl.DataFrame, codes_BK: Codes) -> Floats:
         """Scores (B, K, S) of K candidates for each of B feature rows, as `Found.sources_BKS`."""
-        scorers = self._scorers(two_tower)
+        scorers = self.scorers(two_tower)
         wanted = [scorers[name] for name in self.config.score_names]
         parts = [
-            _at([without(score(rows[some]), ()) for score in wanted], codes_BK[some])
+            scores_at([without(score(rows[some]), ()) for score in wanted], codes_BK[some])
             for some in self._chunks(rows.height)
         ]
         return np.concatenate(parts)
@@ -159,21 +178,44 @@ class Ensemble:
             raise TowerlineError(f"{folder / ENSEMBLE_FILE} cannot be read: {error}; train the model again") from error
         return cls(config, [SOURCES[name].load_beside(folder / name, vocabulary) for name in config.names])
 
-    def _scorers(self, two_tower: Scorer) -> dict[str, Scorer]:
-        return {TWO_TOWER: two_tower, **{name: source.scores for name, source in self._fitted.items()}}
+    def scorers(self, two_tower: Scorer) -> dict[str, Scorer]:
+        """All that score the catalogue, by name: the two-tower and the sources beside it."""
+        if self._num_items is None:
+            return {TWO_TOWER: two_tower, **{name: source.scores for name, source in self._fitted.items()}}
+        widened = {name: _widened(source.scores, self._num_items + 1) for name, source in self._fitted.items()}
+        return {TWO_TOWER: two_tower, **widened}
 
-    def _find(self, two_tower: Scorer, rows: pl.DataFrame, exclude: Sequence[Codes], count: int, run: Run) -> Found:
-        scorers = self._scorers(two_tower)
+    def _find(
+        self,
+        two_tower: Scorer,
+        rows: pl.DataFrame,
+        exclude: Sequence[Codes],
+        count: int,
+        run: Run,
+        *,
+        search: Search | None,
+    ) -> Found:
+        scorers = self.scorers(two_tower)
+        alone = self.config.finders == (TWO_TOWER,)
+        if alone and search is not None:
+            del scorers[TWO_TOWER]
         scored = dict(zip(scorers, run(lambda score: without(score(rows), exclude), scorers.values()), strict=True))
-        found_by = [scored[name] for name in self.config.finders]
-        if len(found_by) == 1:
-            codes_BK, scores_BK = top_items(scored[TWO_TOWER], count)
+        return self.select(scored, count, search(rows, exclude, count) if alone and search is not None else None)
+
+    def select(self, scored: Mapping[str, Floats], count: int, best: tuple[Codes, Floats] | None = None) -> Found:
+        """The `count` best by scores (B, I + 1) of all item codes by each of `scorers`, -inf for what is excluded.
+
+        `best`: codes and scores of the two-tower's, where it finds them alone and has done so already.
+        """
+        if self.config.finders == (TWO_TOWER,):
+            codes_BK, scores_BK = top_items(scored[TWO_TOWER], count) if best is None else best
             named_BN = (codes_BK != UNKNOWN).sum(axis=1, keepdims=True)
         else:
+            found_by = [scored[name] for name in self.config.finders]
             named = [top_items(scores_BI, self.config.candidates.depth)[0] for scores_BI in found_by]
             codes_BK, scores_BK = self._fused(found_by, named, count)
             named_BN = _shared(named, codes_BK)
-        sources_BKS = _at([scored[name] for name in self.config.score_names], codes_BK)
+        sources_BKS = scores_at([scored[name] for name in self.config.score_names], codes_BK)
         return Found(codes_BK, scores_BK, sources_BKS, named_BN)
 
     def _fused(self, scored: list[Floats], named: list[Codes], count: int) -> tuple[Codes, Floats]:
@@ -181,7 +223,7 @@ class Ensemble:
         config = self.config.candidates
         union_BU = union(named)
         worth_BU = np.zeros(union_BU.shape)
-        for opinion_BU in np.moveaxis(_at(scored, union_BU), 2, 0):
+        for opinion_BU in np.moveaxis(scores_at(scored, union_BU), 2, 0):
             worth_BU += reciprocal_ranks(opinion_BU, config.depth, config.rank_constant)
         worth_BU[union_BU == UNKNOWN] = -np.inf
         shape = (len(union_BU), min(count, scored[0].shape[1] - 1))
@@ -199,7 +241,18 @@ class Ensemble:
         return (slice(start, start + step) for start in range(0, max(rows, 1), step))
 
 
-def _at(scored: Sequence[Floats], codes_BK: Codes) -> Floats:
+def _widened(score: Scorer, size: int) -> Scorer:
+    """Scores of `size` item codes; of one that the source does not know, the lowest that it gives to any item."""
+
+    def scores(rows: pl.DataFrame) -> Floats:
+        known_BI = score(rows)
+        lowest_B1 = known_BI[:, UNKNOWN + 1 :].min(axis=1, keepdims=True)
+        return np.hstack([known_BI, np.repeat(lowest_B1, size - known_BI.shape[1], axis=1)])
+
+    return scores
+
+
+def scores_at(scored: Sequence[Floats], codes_BK: Codes) -> Floats:
     """The scores (B, K, N) of some items by each of N scorers."""
     empty = np.empty((*codes_BK.shape, 0), dtype=np.float32)
     return np.stack([np.take_along_axis(each, codes_BK, axis=1) for each in scored], axis=2) if scored else empty

@@ -19,9 +19,13 @@ from train.models.candidate_features import (
     user_features,
 )
 from train.models.files import load_files, save_files
+from train.models.growth import grown_vocabulary, stacked_codes, with_rows
 from train.models.ranker import Ranker, RankerConfig, RankerInputs
-from train.models.retrieval import RetrievalModel
+from train.models.retrieval import RetrievalModel, content_codes
 from train.vocabulary import Vocabulary
+
+TABLES_BY_ITEM = ("item.weight", "item_seen_I1")
+"""Weights of a ranker that have a row for each item code, the codes of its content aside."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,13 @@ class RankingModel:
                 f"the ranker reads the scores of {read} sources, and the retrieval model has those of {len(names)} "
                 f"({', '.join(names) or 'none'}); fit the ranker's own with train.ranking.with_sources, or train again"
             )
+
+    def with_items(self, items: pl.DataFrame) -> "RankingModel":
+        """The same model with these items after its own, known by their content alone (`RetrievalModel.with_items`)."""
+        weights = with_rows(self.network.state_dict(), TABLES_BY_ITEM, items.height)
+        codes_NA = content_codes(items, self.vocabulary)
+        weights["item_attributes_IA"] = stacked_codes(self.network.item_attributes_IA, codes_NA)
+        return RankingModel(self.config, grown_vocabulary(self.vocabulary, items), weights)
 
     def save(self, folder: Path) -> None:
         """Write the model into an existing folder."""
