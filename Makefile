@@ -27,7 +27,7 @@ test: install
 	@$(RUN) pytest -m "not cluster" -n 2 --dist loadfile
 
 test-cluster: install ## what is slow or starts servers
-	@$(RUN) pytest -m cluster
+	@$(RUN) pytest -m cluster -n 2 --dist loadfile
 
 lint: install
 	@$(RUN) ruff check
