@@ -1,8 +1,6 @@
 """What Prometheus finds of a cluster: the sum over the gateway's replicas is what was sent, whoever answered it."""
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from data.dataset import Dataset
 from tests.jobs.shell import Shell
 from tests.ports import free_port
 from tests.serve.prometheus import Prometheus, wrk
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -35,13 +34,6 @@ HAPPENED = (
     "sum(towerline_batch_fill_ratio_count) >= bool 1",
     'sum(towerline_candidates_total{source="two_tower"}) >= bool 1',
 )
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 def test_the_sum_over_the_replicas_is_what_was_sent(
