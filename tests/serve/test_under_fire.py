@@ -26,6 +26,8 @@ CLIENTS = 4
 COUNT = 3
 WINDOW_S = 20
 """A killed replica is noticed within this time, on a machine that is busy with other tests too."""
+DOWN_S = 5.0
+"""Less than a replica takes to start: Ray would let requests wait for it, and fail none."""
 CROWD_MB = 300
 """What a gateway may hold of the crowd's requests at once."""
 
@@ -70,6 +72,7 @@ def test_a_rollout_of_single_replicas_fails_no_request(url: str, expected: Expec
     assert len(before) == len(after) == 2
     assert not before & after
     assert notes.others == []
+    assert max((end - begin for begin, end in notes.gaps), default=0) < DOWN_S
 
 
 def test_a_killed_replica_costs_what_it_had_in_hand(url: str, expected: Expected, settings: Settings) -> None:
