@@ -11,8 +11,11 @@ REPEATS ?= 3
 DATASET ?= movielens-100k
 SEEDS ?= 3
 OTHER_SEEDS ?= 1
+# `make soak`: minutes of load, and requests of the crowd after it.
+MINUTES ?= 10
+REQUESTS ?= 50000
 
-.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-serving bench-train bench-item-table bench-autoscaling cluster-up cluster-down install-servers
+.PHONY: install demo serve test test-cluster lint bench-ablation bench-features bench-quality bench-serving bench-train bench-item-table bench-autoscaling soak cluster-up cluster-down install-servers
 
 install: ## set-up; does nothing when it is complete
 	@$(PYTHON) -m cluster.install
@@ -52,6 +55,9 @@ bench-serving: install ## our serving graph beside FastAPI, BentoML and the usua
 
 bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes
 	@$(RUN) benchmarks.autoscaling --dataset $(DATASET)
+
+soak: install ## the endpoint under load while parts of it are killed, MINUTES of load after that, and 50,000 requests of bad clients among good ones
+	@$(RUN) benchmarks.soak --dataset $(DATASET) --minutes $(MINUTES) --requests $(REQUESTS)
 
 bench-ablation: install ## what each part of our pair is worth, with the settings of bench-quality; an hour or two
 	@$(RUN) benchmarks.ablation --dataset $(DATASET) --seeds $(SEEDS)

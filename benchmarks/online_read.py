@@ -127,17 +127,17 @@ def _of_sqlite(home: Path, dataset: Dataset) -> dict[str, float]:
 
 
 def _of_redis(home: Path, dataset: Dataset) -> dict[str, float]:
-    with redis_server(home) as address:
-        store = RedisStore(address, "bench", views())
+    with redis_server(home) as server:
+        store = RedisStore(server.address, "bench", views())
         store.publish(dataset)
-        client = redis.Redis.from_url(address)
+        client = redis.Redis.from_url(server.address)
         (number,) = (int(each) for each in client.hkeys("towerline:bench:versions"))
         prefix = f"towerline:bench:{number}:user:"
 
         def raw(ids: list[str]) -> object:
             return client.mget([prefix + each for each in ids])
 
-        figures = _compared("redis", store, raw, dataset, home / "feast-redis", redis_address=address)
+        figures = _compared("redis", store, raw, dataset, home / "feast-redis", redis_address=server.address)
         client.close()
         store.close()
     return figures

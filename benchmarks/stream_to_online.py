@@ -37,17 +37,17 @@ FIELDS = (EVENT_ID, USER_ID, ITEM_ID, EVENT_TYPE, VALUE)
 def measure() -> dict[str, float]:
     """Figures of a report: `events_per_s/stream_to_online/sqlite`, `p99_ms/stream_to_online/redis`, …"""
     figures: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="towerline-bench-") as folder, redis_server(Path(folder)) as address:
+    with tempfile.TemporaryDirectory(prefix="towerline-bench-") as folder, redis_server(Path(folder)) as server:
         stores: dict[str, OnlineStore] = {
             "sqlite": SqliteStore(Path(folder) / "online.db", views()),
-            "redis": RedisStore(address, "bench", views()),
+            "redis": RedisStore(server.address, "bench", views()),
         }
         for name, store in stores.items():
             backlog = _messages(BACKLOG)
-            with redis.Redis.from_url(address) as client:
+            with redis.Redis.from_url(server.address) as client:
                 _send(client, f"{name}-backlog", backlog)
-                sustained = _follower(Path(folder), address, f"{name}-backlog", store).run(until_empty=True)
-                paced = _paced(client, _follower(Path(folder), address, f"{name}-paced", store), f"{name}-paced")
+                sustained = _follower(Path(folder), server.address, f"{name}-backlog", store).run(until_empty=True)
+                paced = _paced(client, _follower(Path(folder), server.address, f"{name}-paced", store), f"{name}-paced")
             figures |= {
                 f"events_per_s/stream_to_online/{name}": sustained.events_per_second,
                 f"p50_ms/stream_to_online/{name}": paced.delay_ms(50),

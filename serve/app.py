@@ -93,4 +93,6 @@ def _options(name: str, replicas: Replicas, max_ongoing_requests: int, config: A
         "graceful_shutdown_wait_loop_s": 0.2,
         "graceful_shutdown_timeout_s": config.request_timeout_s,
         "max_constructor_retry_count": 3,
+        # The new replicas of a rollout answer before the old ones stop: one replica is no downtime.
+        "max_surge_percent": 100,
     }

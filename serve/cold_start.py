@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import ray.exceptions
 import ray.serve.exceptions
 from ray.serve.handle import DeploymentHandle
 
+from serve.ray_failures import REPLICA_FAILURES
 from serve.steps import StageColdError
 
 logger = logging.getLogger(__name__)
@@ -44,5 +44,5 @@ class ColdStart:
         """A request that waits is what Ray Serve starts a replica for."""
         try:
             await self._handle.ready.remote()
-        except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+        except REPLICA_FAILURES as error:
             logger.warning("%s was not started: %s", self._handle.deployment_name, error)

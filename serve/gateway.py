@@ -9,9 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
-import ray.exceptions
 import ray.serve
-import ray.serve.exceptions
 from fastapi import FastAPI
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
@@ -29,6 +27,7 @@ from serve.http import answer, build_http
 from serve.limits import Limits
 from serve.loading import Parts, Trained, make_first
 from serve.metrics import Metrics
+from serve.ray_failures import REPLICA_FAILURES
 from serve.ray_metrics import OnRay
 from serve.remote_model import RemoteModel
 from serve.reranking_policy import RerankingPolicy
@@ -171,7 +170,7 @@ def _remote_call(
             if cold_start is not None:
                 await cold_start.require_warm()
             answered = await _called_off_with_its_caller(handle.run.remote(batch, edition))
-        except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+        except REPLICA_FAILURES as error:
             logger.warning("stage %s failed: %s", name, error)
             raise StageUnavailableError(f"stage {name!r} does not answer") from error
         assert isinstance(answered, Batch)

@@ -39,6 +39,7 @@ BATCH_PATH = "/v1/recommend:batch"
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body is not valid JSON"},
+    408: {"model": Problem, "description": "The body did not come in time"},
     413: {"model": Problem, "description": f"The body is over {MAX_BODY} bytes"},
     415: {"model": Problem, "description": "The body is not declared as JSON"},
     422: {"model": Problem, "description": "A field is missing or invalid; `errors` names it"},

@@ -41,6 +41,7 @@ _CODES_BY_URN = {kind.urn: code for kind, code in _CODES.items()}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": CompletionProblem, "description": "The body is not valid JSON"},
     404: {"model": CompletionProblem, "description": "No such model"},
+    408: {"model": Problem, "description": "The body did not come in time"},
     413: {"model": Problem, "description": "The body is too large"},
     415: {"model": CompletionProblem, "description": "The body is not declared as JSON"},
     422: {"model": CompletionProblem, "description": "A field is invalid or unknown, or the prompt is too long"},

@@ -19,6 +19,7 @@ DETAILS = {
     Kind.BROKEN_JSON: "Expecting value at character 12",
     Kind.UNKNOWN_ITEM: "no item '50' in data set 'movielens-100k' (variant 0b1c)",
     Kind.UNKNOWN_MODEL: "there is no language model 'gpt-4o' here; ask 'smollm2-135m-instruct'",
+    Kind.BODY_TOO_SLOW: "the body did not come within 15 s; send it faster, or less at a time",
     Kind.BODY_TOO_LARGE: "the body is over 2097152 bytes; send less at a time",
     Kind.NOT_JSON: "send the body as JSON with the header Content-Type: application/json",
     Kind.TOO_BUSY: "256 requests wait already; ask again in 1 s",

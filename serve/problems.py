@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem JSON that names the field, the value and what is wrong with it."""
 
+import asyncio
 import json
 import logging
 import math
@@ -19,6 +20,8 @@ from cluster.errors import TowerlineError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_SHOWN = 200
+BODY_TIMEOUT_S = 15.0
+"""Seconds within which a request's body has to come; with a request's own limit that is less than Ray Serve's."""
 RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds after which to ask again"}}
 """Header of a problem that may be over by then, for the documentation."""
 
@@ -64,6 +67,7 @@ class Kind(Enum):
     UNKNOWN_MODEL = (HTTPStatus.NOT_FOUND, "No such model")
     UNKNOWN_ROUTE = (HTTPStatus.NOT_FOUND, "No such address")
     WRONG_METHOD = (HTTPStatus.METHOD_NOT_ALLOWED, "This address does not take that method")
+    BODY_TOO_SLOW = (HTTPStatus.REQUEST_TIMEOUT, "The body did not come in time")
     BODY_TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large")
     NOT_JSON = (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON")
     INVALID_FIELD = (HTTPStatus.UNPROCESSABLE_ENTITY, "A field is missing or invalid")
@@ -118,13 +122,16 @@ def problem_response(
     return Response(body, kind.value[0].value, dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI, max_body: int) -> None:
-    """Make every error of `app` a problem, a body over `max_body` bytes and an unforeseen exception included."""
+def install(app: FastAPI, max_body: int, body_timeout_s: float = BODY_TIMEOUT_S) -> None:
+    """Make every error of `app` a problem, an unforeseen exception included.
+
+    A body over `max_body` bytes is one, and so is one that does not come within `body_timeout_s`.
+    """
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(TowerlineError, _on_towerline)
-    app.add_middleware(BodyLimit, max_body=max_body)
+    app.add_middleware(BodyLimit, max_body=max_body, timeout_s=body_timeout_s)
     app.add_middleware(LastResort)
 
 
@@ -202,27 +209,41 @@ def _clean(text: str) -> str:
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over `max_body` bytes, by its declared or, failing that, its real length."""
+    """ASGI middleware: the application is asked when the whole body is there, and not at all if that is no use.
 
-    def __init__(self, app: ASGIApp, max_body: int) -> None:
+    413 for a body over `max_body` bytes, by its declared or, failing that, its real length; 408 for one that takes too
+    long. Nobody is left to answer where the client hung up before its end.
+    """
+
+    def __init__(self, app: ASGIApp, max_body: int, timeout_s: float) -> None:
         self.app = app
         self.max_body = max_body
+        self.timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self.max_body:
-            await self._refuse(scope, receive, send)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            detail = f"the body did not come within {self.timeout_s:g} s; send it faster, or less at a time"
+            refused = problem_response(Kind.BODY_TOO_SLOW, detail, scope["path"], headers={"Connection": "close"})
+            await refused(scope, receive, send)
             return
-        body = await self._read(receive)
         if body is None:
-            await self._refuse(scope, receive, send)
-        else:
+            detail = f"the body is over {self.max_body} bytes; send less at a time"
+            errors = [FieldError(field="body", message=detail)]
+            await problem_response(Kind.BODY_TOO_LARGE, detail, scope["path"], errors)(scope, receive, send)
+        elif body[-1]["type"] == "http.request":
             await self.app(scope, _replay(body, receive), send)
 
-    async def _read(self, receive: Receive) -> list[Message] | None:
+    async def _read(self, scope: Scope, receive: Receive) -> list[Message] | None:
+        """The messages of the body, up to its end or to the client's leaving; None if there is too much of it."""
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self.max_body:
+            return None
         messages: list[Message] = []
         size = 0
         while True:
@@ -233,11 +254,6 @@ class BodyLimit:
                 return None
             if message["type"] != "http.request" or not message.get("more_body", False):
                 return messages
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = f"the body is over {self.max_body} bytes; send less at a time"
-        errors = [FieldError(field="body", message=detail)]
-        await problem_response(Kind.BODY_TOO_LARGE, detail, scope["path"], errors)(scope, receive, send)
 
 
 def _replay(messages: list[Message], receive: Receive) -> Callable[[], Awaitable[Message]]:

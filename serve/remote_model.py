@@ -4,12 +4,12 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import ray.exceptions
 import ray.serve.exceptions
 from ray.serve.handle import DeploymentHandle
 
 from serve.cold_start import ColdStart
 from serve.generation import Piece, Question, Refused, Text
+from serve.ray_failures import REPLICA_FAILURES
 from serve.steps import StageColdError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class RemoteModel:
             yield Refused("cold", str(error))
         except ray.serve.exceptions.BackPressureError as error:
             yield Refused("busy", str(error))
-        except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+        except REPLICA_FAILURES as error:
             logger.warning("a completion failed: %s", error)
             yield Refused("failed", "the language model's replica does not answer")
         finally:

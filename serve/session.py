@@ -78,7 +78,7 @@ def running(settings: Settings, config: AppConfig) -> Iterator[str]:
             grpc_options=grpc_options(settings),
             logging_config=logging_config(),
         )
-        _deploy(settings, config)
+        deploy(settings, config)
         yield base_url(settings)
     finally:
         if started_here:
@@ -104,8 +104,11 @@ def _require_shared_store(settings: Settings) -> None:
         )
 
 
-def _deploy(settings: Settings, config: AppConfig) -> None:
-    """Deploy the application and wait until it answers."""
+def deploy(settings: Settings, config: AppConfig) -> None:
+    """Deploy the application and wait until it answers; where one runs, its replicas are replaced as it answers on.
+
+    Raises TowerlineError if it does not start; one that ran before goes on then.
+    """
     try:
         ray.serve.run(application(settings, config), name=NAME, route_prefix="/", logging_config=logging_config())
     except RuntimeError as error:

@@ -5,13 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from cluster.ray_start import free_ports, ingress_environment
+from tests.waiting import wait_until
 
 CONFIG = """
 defaults
@@ -41,15 +40,16 @@ def test_it_ends_with_a_parent_that_is_killed_and_listens_on_loopback(tmp_path: 
     command = [environment["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)]
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *command], env=os.environ | environment)
     try:
-        _wait_until(lambda: _listens("127.0.0.3", http))
+        wait_until(lambda: _listens("127.0.0.3", http))
         (haproxy,) = psutil.Process(parent.pid).children()
         assert str(config) in haproxy.cmdline(), "Ray finds it by its configuration"
+        assert "option http-buffer-request\n    timeout http-request 10s" in config.read_text(), "slow clients"
         listening = {tuple(each.laddr) for each in haproxy.net_connections() if each.status == psutil.CONN_LISTEN}
         assert listening == {("127.0.0.1", metrics), ("127.0.0.1", stats), ("127.0.0.3", http)}
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    _wait_until(lambda: not _listens("127.0.0.3", http))
+    wait_until(lambda: not _listens("127.0.0.3", http))
 
 
 def test_two_sessions_share_no_port_and_no_folder(tmp_path: Path) -> None:
@@ -61,10 +61,3 @@ def test_two_sessions_share_no_port_and_no_folder(tmp_path: Path) -> None:
 def _listens(host: str, port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -108,14 +107,6 @@ def quarantined(folder: Path) -> list[dict[str, object]]:
     """What is in quarantine."""
     files = sorted((folder / "quarantine").rglob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    """Return once it holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come about"
-        time.sleep(0.02)
 
 
 def main(arguments: list[str]) -> None:

@@ -17,8 +17,9 @@ from cluster.provenance import ROOT
 from cluster.settings import Settings
 from data.online.store import OnlineStore, open_online_store
 from data.views import USER
-from tests.data.consumer import event, wait_until
+from tests.data.consumer import event
 from tests.data.servers import RedisServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 

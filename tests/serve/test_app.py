@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import httpx
 import openai
-import psutil
 import pytest
 import ray
 
+from benchmarks.faults import replicas
 from cluster.errors import TowerlineError
 from cluster.session import RaySession
 from cluster.settings import Settings
@@ -164,8 +164,8 @@ def test_feedback_survives_the_kill_of_the_gateways_and_so_do_all_older_decision
     client: httpx.Client, settings: Settings
 ) -> None:
     """Both gateways write decisions; after kill -9 all but the last of them are there, and service comes back."""
-    replicas, gateways = _replicas(client), _gateways()
-    assert len(replicas) == len(gateways) == 2
+    answering, gateways = _replicas(client), replicas("Gateway")
+    assert len(answering) == len(gateways) == 2
     asked: dict[str, float] = {}
     for number in range(60):
         answer = client.post("/v1/recommend", json={"user_id": f"user {number % 12}", "count": 2}).json()
@@ -180,17 +180,11 @@ def test_feedback_survives_the_kill_of_the_gateways_and_so_do_all_older_decision
     lost = [at for decision_id, at in asked.items() if decision_id not in logged]
     assert all(at > killed - 5 for at in lost)
     assert len(lost) < len(asked) / 2
-    assert {logged[decision_id].replica for decision_id in asked if decision_id in logged} == replicas
-    assert _recovers(client, before=replicas)
+    assert {logged[decision_id].replica for decision_id in asked if decision_id in logged} == answering
+    assert _recovers(client, before=answering)
     answer = client.post("/v1/recommend", json={"user_id": "durable"}).json()
     assert answer["known_user"] is True
     assert "item-7" not in [item["item_id"] for item in answer["items"]]
-
-
-def _gateways() -> list[psutil.Process]:
-    """The processes of the gateway's replicas, below this one."""
-    below = psutil.Process().children(recursive=True)
-    return [process for process in below if "ServeReplica:towerline:Gateway" in " ".join(process.cmdline())]
 
 
 def _replicas(client: httpx.Client) -> set[str]:

@@ -6,8 +6,7 @@ Not one request fails, no answer is made of two variants, and nothing is restart
 import copy
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from serve.steps import run_stages
 from tests.ports import free_port
 from tests.serve.conftest import USERS, registered
 from tests.serve.test_new_items import NEW, added
+from tests.waiting import wait_until
 from train.ledger import Change, append, read_ledger
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
@@ -107,13 +107,6 @@ def load(url: str) -> Iterator[Answers]:
             stop.set()
         for client in clients:
             client.result()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("variants", "ray_session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from serve.decisions import Answered, Decision, DecisionLog, read_decisions
-from tests.train.toy_task import wait_until
+from tests.waiting import wait_until
 
 WRITER = """
 import sys, time

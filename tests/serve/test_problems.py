@@ -1,17 +1,21 @@
 """Wrong questions over HTTP, without Ray: problem JSON that names the field, the value and what is wrong."""
 
 import json
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from fastapi import FastAPI, Request
 
 from data.online.store import OnlineStore
 from serve.http import MAX_BODY
-from serve.problems import Problem
+from serve.problems import Problem, install
 from serve.variant import Variant
+from tests.serve.conftest import listening
 
 
 def problem_of(response: Any, status: int) -> Problem:
@@ -111,6 +115,32 @@ def test_a_body_that_is_too_large_is_refused_unread(client: httpx.Client) -> Non
             yield b" " * 65536
 
     problem_of(client.post("/v1/feedback", content=chunks()), 413)
+
+
+def test_a_body_that_does_not_come_is_given_up_and_one_cut_off_is_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = FastAPI()
+    install(app, max_body=100, body_timeout_s=0.2)
+    asked = []
+
+    @app.post("/")
+    async def note(request: Request) -> None:
+        asked.append(await request.body())
+
+    begun = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345"
+    with listening(app) as url:
+        where = urlsplit(url)
+        with socket.create_connection((where.hostname, where.port)) as slow:
+            slow.sendall(begun)
+            answered = slow.makefile("rb").read()
+        with socket.create_connection((where.hostname, where.port)) as cut_off:
+            cut_off.sendall(begun)
+        assert httpx.post(url, content=b"whole").status_code == 200
+    assert answered.startswith(b"HTTP/1.1 408 ")
+    assert b"urn:towerline:problem:body-too-slow" in answered
+    assert asked == [b"whole"]
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/recommend/", "/v2/recommend", "/v1/items/similar", "/v1/items/a", "/千"])

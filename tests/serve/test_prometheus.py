@@ -1,8 +1,6 @@
 """What Prometheus finds of a cluster: the sum over the gateway's replicas is what was sent, whoever answered it."""
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from data.dataset import Dataset
 from tests.jobs.shell import Shell
 from tests.ports import free_port
 from tests.serve.prometheus import Prometheus, wrk
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -35,13 +34,6 @@ HAPPENED = (
     "sum(towerline_batch_fill_ratio_count) >= bool 1",
     'sum(towerline_candidates_total{source="two_tower"}) >= bool 1',
 )
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 def test_the_sum_over_the_replicas_is_what_was_sent(
@@ -73,9 +65,9 @@ def test_the_sum_over_the_replicas_is_what_was_sent(
             sent = wrk(f"http://127.0.0.1:{port}/v1/recommend", tmp_path, threads=4, requests_each=100)
             assert sent == 400
             counted = dict.fromkeys(COUNTED, float(sent))
-            wait_until(lambda: {query: sum(prometheus.ask(query)) - sum(earlier[query]) for query in COUNTED} == counted)
+            wait_until(lambda: {each: sum(prometheus.ask(each)) - sum(earlier[each]) for each in COUNTED} == counted)
             wait_until(lambda: prometheus.ask(f"count({answering})") == [2.0])
             by_replica = prometheus.ask(BY_REPLICA)
             assert len(by_replica) == len(earlier[BY_REPLICA]) + 2
             assert all(answered > 0 for answered in by_replica)
-            assert {query: prometheus.ask(query) for query in HAPPENED} == dict.fromkeys(HAPPENED, [1.0])
+            assert [prometheus.ask(query) for query in HAPPENED] == [[1.0]] * len(HAPPENED)

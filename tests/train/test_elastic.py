@@ -18,7 +18,8 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.errors import TowerlineError
-from tests.train.toy_task import ToyConfig, begun, build_toy, hurry, lineage, undisturbed, wait_until
+from tests.train.toy_task import ToyConfig, begun, build_toy, hurry, lineage, undisturbed
+from tests.waiting import wait_until
 from train.checkpoint import read_best_weights
 from train.loop import FitConfig
 from train.scaling import Scaling

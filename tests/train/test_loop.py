@@ -8,7 +8,8 @@ import torch
 
 import train.epoch
 from cluster.errors import TowerlineError
-from tests.train.toy_task import EXAMPLES, GLOBAL_BATCH, Batch, ToyConfig, ToyTask, wait_until
+from tests.train.toy_task import EXAMPLES, GLOBAL_BATCH, Batch, ToyConfig, ToyTask
+from tests.waiting import wait_until
 from train.checkpoint import read_checkpoint, write_checkpoint
 from train.communicator import SingleProcess
 from train.epoch import Position

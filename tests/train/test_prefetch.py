@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.train.toy_task import wait_until
+from tests.waiting import wait_until
 from train.prefetch import ahead
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.toy_task import ToyConfig, ToyTask, begun, hurry, lineage, undisturbed, wait_until
+from tests.train.toy_task import ToyConfig, ToyTask, begun, hurry, lineage, undisturbed
 from tests.train.training_ranks import ranks
+from tests.waiting import wait_until
 from train.checkpoint import Checkpoints, read_best_weights
 from train.communicator import SingleProcess
 from train.loop import EpochResult, FitConfig, fit

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from cluster.errors import TowerlineError
-from tests.train.toy_task import ToyConfig, begun, build_toy, lineage, undisturbed, wait_until
+from tests.train.toy_task import ToyConfig, begun, build_toy, lineage, undisturbed
+from tests.waiting import wait_until
 from train.checkpoint import Checkpoints
 from train.crew import same_workers
 from train.loop import EpochResult, FitConfig

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,14 +168,6 @@ def lineage(notes: Path) -> list[Step]:
             if step[:2] < end:
                 kept.append((*step, sorted(itertools.chain(*(steps[step] for steps in ranks)))))
     return kept
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Return when `condition` holds; fail if it takes longer."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
 
 
 def _notes(path: Path) -> list[dict[str, Any]]:

@@ -15,8 +15,9 @@ from data.quality.validation import EventRules
 from data.sources.kafka import KafkaTopic
 from data.sources.kafka_group import KafkaSubscription
 from data.sources.stream import Message, StreamAwayError, open_stream
-from tests.data.consumer import Store, consume, event, following, quarantined, start_consumer, wait_until
+from tests.data.consumer import Store, consume, event, following, quarantined, start_consumer
 from tests.data.servers import KafkaBroker
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 

@@ -14,8 +14,9 @@ from data.quality.validation import EventRules
 from data.sources import redis_group
 from data.sources.redis_streams import RedisStream
 from data.sources.stream import StreamAwayError, open_stream
-from tests.data.consumer import Store, consume, event, follower, following, quarantined, start_consumer, wait_until
+from tests.data.consumer import Store, consume, event, follower, following, quarantined, start_consumer
 from tests.data.servers import RedisServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
