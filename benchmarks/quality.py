@@ -99,11 +99,14 @@ def main(arguments: list[str]) -> None:
     bench = Bench(asked.parallel)
     if asked.search:
         wanted = systems if asked.search == "all" else unsearched(systems, found, asked.trials)
-        results = bench.search(wanted, problems[SEARCHED_ON], asked.trials, found)
+        words = f"{asked.trials} trials each, on the validation events of: {problems[SEARCHED_ON].protocol.words}"
+
+        def keep(name: str, result: Found) -> None:
+            print(f"settings of {name}: {write_settings(dataset.name, {name: result}, words)}", flush=True)
+
+        results = bench.search(wanted, problems[SEARCHED_ON], asked.trials, found, keep)
         print_trials(results)
         found |= results
-        words = f"{asked.trials} trials each, on the validation events of: {problems[SEARCHED_ON].protocol.words}"
-        print(f"settings: {write_settings(dataset.name, results, words)}")
     seeds = dict.fromkeys(asked.protocols, asked.other_seeds) | {asked.protocols[0]: asked.seeds}
     runs = bench.run(systems, {problems[name]: count for name, count in seeds.items()}, found)
     comparisons = {name: compare(problems[name], runs[name]) for name in asked.protocols}

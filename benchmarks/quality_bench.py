@@ -1,8 +1,9 @@
 """Runs systems, each run a process of its own, some at a time, and searches their settings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
+from threading import Lock
 from typing import TypeVar
 
 from benchmarks.quality_problem import Problem
@@ -50,14 +51,30 @@ class Bench:
         self._all([partial(self._finish_chain, chain) for chain in slow_first])
 
     def search(
-        self, systems: Sequence[System], problem: Problem, trials: int, found: Mapping[str, Found]
+        self,
+        systems: Sequence[System],
+        problem: Problem,
+        trials: int,
+        found: Mapping[str, Found],
+        keep: Callable[[str, Found], None],
     ) -> dict[str, Found]:
-        """The settings of every system that has any to search for; what is built on another comes after it."""
+        """The settings of every system that has any to search for; what is built on another comes after it.
+
+        `keep` is told what was found for a system as soon as it is: one call at a time.
+        """
+        lock = Lock()
+
+        def searched(system: System, known: Mapping[str, Found]) -> Found:
+            result = self._search(system, problem, trials, known)
+            with lock:
+                keep(system.name, result)
+            return result
+
         results: dict[str, Found] = {}
         for later in (False, True):
             chosen = [system for system in systems if system.space and bool(system.above) == later]
             known = {**found, **results}
-            done = self._all([partial(self._search, system, problem, trials, known) for system in chosen])
+            done = self._all([partial(searched, system, known) for system in chosen])
             results |= dict(zip((system.name for system in chosen), done, strict=True))
         return results
 
