@@ -106,7 +106,7 @@ def test_a_stage_of_its_own_takes_a_config_that_asks_and_an_evaluation_that_spea
     write_policy(tmp_path, policy())
     assert reranking_policy(settings, AppConfig(dataset="shop")) is None
     on = application(settings, asks)._bound_deployment
-    _, config, remote, reranking = on.init_args
+    _, config, remote, reranking, _ = on.init_args
     assert (config, reranking) == (asks, policy())
     assert remote["rerank"]._bound_deployment.init_args == (settings, asks, policy())
 
