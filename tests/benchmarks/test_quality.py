@@ -21,7 +21,7 @@ from benchmarks.quality_report import goals
 from benchmarks.quality_runs import Processes, Run
 from benchmarks.quality_scores import best_peer, by_popularity, compare, figures_of, paired_figures
 from benchmarks.quality_search import Found, Trial, read_settings, search, with_base, write_settings
-from benchmarks.quality_systems import PEERS, SYSTEMS
+from benchmarks.quality_systems import PEERS, SYSTEMS, System
 from cluster.errors import TowerlineError
 from data.features import with_sequence
 from data.splits import FOLD_IN, TEST, TRAIN, VALIDATION
@@ -225,6 +225,21 @@ def test_what_a_seed_does_not_change_runs_once(world: World, monkeypatch: pytest
     }
     assert [run.system.name for run in order] == ["two_tower", "two_tower_ranker"] * 4 + ["ease"] * 2
     assert runs["global_time"]["two_tower_ranker"][0].settings.keys() == {"two_tower", "two_tower_ranker"}
+
+
+def test_what_a_search_found_is_kept_system_by_system(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, kept = Bench(parallel=2), dict[str, Found]()
+    monkeypatch.setattr(bench, "_search", lambda system, _, trials, known: _found(system, trials, known))
+    systems = [SYSTEMS[name] for name in ("two_tower_ranker", "popularity", "ease", "two_tower")]
+    known = {system.name: Found(system.start) for system in systems}
+    assert bench.search(systems, world.first, 2, known, kept.__setitem__) == kept
+    assert sorted(kept) == ["ease", "two_tower", "two_tower_ranker"]
+    assert list(kept)[-1] == "two_tower_ranker"
+
+
+def _found(system: System, trials: int, known: Mapping[str, Found]) -> Found:
+    assert not system.above or known[system.above].trials, "what it is built on is searched first"
+    return Found(system.start, (Trial(system.start, 0.1, 1.0),) * trials)
 
 
 @pytest.fixture
