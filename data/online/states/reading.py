@@ -1,5 +1,6 @@
 """Features as of a moment, finished from packed values: all entities of a read at once."""
 
+import operator
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
@@ -97,14 +98,14 @@ class Reader:
         require_layout(layout, head[LAYOUT])
         moment = max(at_us, head[CLOCK])
         ages = [moment - time for time in head[layout.newest_at :: 2]]
-        if any(age > longest for age, longest in zip(ages, self._longest_of_one, strict=True)):
+        if any(map(operator.gt, ages, self._longest_of_one)):
             return None
         begin, tiles, inputs = layout.head_words, head[TILES], layout.inputs
         sums = words[begin + tiles : begin + tiles + (tiles + 1) * inputs].reshape(tiles + 1, inputs)
         first_live = words[begin : begin + tiles].searchsorted(self._begins_at(moment))
-        finished = layout.finishing.finish(sums.take(first_live, axis=0).reshape(1, -1))
-        if not self._others:
-            return finished
+        finishing, cells = layout.finishing, sums.take(first_live, axis=0).ravel()
+        finished = np.empty((1, len(self._views)))
+        finishing.finish_into(finished[:, : self._from_cells], cells.take(finishing.above), cells.take(finishing.below))
         others = [ages[view] / 1e6 for view, _ in layout.since]
         floats = words[layout.decayed_at : begin].view(np.float64).tolist()
         others += [
@@ -112,7 +113,8 @@ class Reader:
             for number, each in zip(floats, layout.decayed, strict=False)
         ]
         others += floats[len(layout.decayed) :]
-        return np.concatenate([finished, [others]], axis=1)
+        finished[0, self._from_cells :] = others
+        return finished
 
     def _begins_at(self, moment_us: int) -> Words:
         """Where each window begins (minutes). Windows move on in whole minutes: what was found last often serves."""
