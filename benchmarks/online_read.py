@@ -2,8 +2,8 @@
 
     python -m benchmarks.online_read
 
-The three take turns, in a process that has done nothing else: one that has costs reads of microseconds a third more.
-The raw call fetches the same packed values and leaves them packed: the limit. All figures are printed last, as JSON.
+The three take turns. The raw call fetches the same packed values and leaves them packed: the limit. All figures are
+printed last, as JSON.
 """
 
 import json
