@@ -8,6 +8,8 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figure_text import figure_text
+
 COLUMNS = {
     "rps": "requests / s",
     "p50_ms": "p50, ms",
@@ -106,7 +108,7 @@ def write_picture(figures: Mapping[str, float], path: Path) -> Path:
         for number, each in enumerate(connections):
             heights = [row + 0.27 * number for row in range(len(names))]
             bars = axis.barh(heights, [figures[f"{metric}/{name}/{each}"] for name in names], 0.25, label=each)
-            axis.bar_label(bars, fmt=_text, fontsize=7, padding=2)
+            axis.bar_label(bars, fmt=figure_text, fontsize=7, padding=2)
         axis.set_yticks([row + 0.27 for row in range(len(names))], names)
         axis.invert_yaxis()
         axis.set_xscale("log")
@@ -125,11 +127,5 @@ def _places(figures: Mapping[str, float], metric: str) -> list[str]:
 def _table(title: str, places: list[str], columns: Mapping[str, str], figures: Mapping[str, float]) -> Table:
     table = Table(title, *columns.values(), box=rich.box.SIMPLE_HEAD)
     for place in places:
-        table.add_row(place, *(_text(figures.get(f"{metric}/{place}")) for metric in columns))
+        table.add_row(place, *(figure_text(figures.get(f"{metric}/{place}")) for metric in columns))
     return table
-
-
-def _text(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"

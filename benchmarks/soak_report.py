@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.checked_load import Notes
+from benchmarks.figure_text import figure_text
 from benchmarks.memory_watch import Sample
 
 FAULTS = ("node", "gateway", "ranking", "store", "rollout")
@@ -67,11 +68,11 @@ def print_figures(figures: Mapping[str, float]) -> None:
     metrics = ("failed", "degraded", "wrong", "recovery_s", "gap_s", "whole_s", "rps")
     table = Table("", *metrics, box=rich.box.SIMPLE_HEAD)
     for part in (*FAULTS, "steady", "crowd"):
-        table.add_row(part, *(_text(figures.get(f"{metric}/{part}")) for metric in metrics))
+        table.add_row(part, *(figure_text(figures.get(f"{metric}/{part}")) for metric in metrics))
     console.print(table)
     aims = Table("aim", "is", "at most", "", box=rich.box.SIMPLE_HEAD)
     for name, bound in AIMS.items():
-        aims.add_row(name, _text(figures[name]), f"{bound:g}", "met" if figures[name] <= bound else "not met")
+        aims.add_row(name, figure_text(figures[name]), f"{bound:g}", "met" if figures[name] <= bound else "not met")
     console.print(aims)
 
 
@@ -104,9 +105,3 @@ def write_picture(course: Course, path: Path) -> Path:
     chart.savefig(path, dpi=120)
     plt.close(chart)
     return path
-
-
-def _text(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"

@@ -7,6 +7,8 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figure_text import figure_text
+
 PLACES = ("plain/w1", "horovod/w1", "ddp/w1", "horovod/w2", "ddp/w2")
 SIDE_COLUMNS = {
     "samples_per_s": "samples / s",
@@ -48,7 +50,7 @@ def figures_table(title: str, places: Iterable[str], columns: Mapping[str, str],
     """A row per place, a column per metric; `columns`: metric to the head of its column."""
     table = Table(title, *columns.values(), box=rich.box.SIMPLE_HEAD)
     for place in places:
-        table.add_row(place, *(_text(figures.get(f"{metric}/{place}")) for metric in columns))
+        table.add_row(place, *(figure_text(figures.get(f"{metric}/{place}")) for metric in columns))
     return table
 
 
@@ -76,9 +78,3 @@ def write_picture(figures: Mapping[str, float], path: Path) -> Path:
     chart.savefig(path, dpi=120)
     plt.close(chart)
     return path
-
-
-def _text(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"

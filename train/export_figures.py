@@ -12,11 +12,10 @@ from train.asked import Asked, Pairing
 from train.bootstrap import Interval
 from train.cases import Cases
 from train.evaluation import Measurements, measure
-from train.index import Codes
+from train.index import Codes, overlap
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
 from train.user_values import models_in, paired_test
-from train.vocabulary import UNKNOWN
 
 TORCH = "torch"
 """What the others are compared with."""
@@ -108,16 +107,6 @@ def figures_of(costs: Mapping[str, Cost], qualities: Mapping[str, Quality]) -> d
         if quality.loss is not None:
             figures |= {f"ndcg@{SHOWN}_loss{what}/{name}": value for what, value in _named(quality.loss).items()}
     return figures
-
-
-def overlap(expected_BK: Codes, found_BK: Codes) -> float:
-    """Mean share of the items of a list that are in the other list of the same user; lists without any do not count."""
-    shares = [
-        np.isin(expected[expected != UNKNOWN], found).mean()
-        for expected, found in zip(expected_BK, found_BK, strict=True)
-        if (expected != UNKNOWN).any()
-    ]
-    return float(np.mean(shares))
 
 
 def _speed(runtime: Runtime) -> tuple[float, float]:

@@ -70,3 +70,13 @@ def top_items(scores_BI: Floats, count: int) -> tuple[Codes, Floats]:
         codes_BK[row] = codes[np.argsort(-scores_I[codes], kind="stable")[:count]]
     scores_BK = np.take_along_axis(scores_BI, codes_BK, axis=1)
     return np.where(np.isneginf(scores_BK), UNKNOWN, codes_BK), scores_BK
+
+
+def overlap(expected_BK: Codes, found_BK: Codes) -> float:
+    """Mean share of the items of a list that are in the other list of the same user; lists without any do not count."""
+    shares = [
+        np.isin(expected[expected != UNKNOWN], found).mean()
+        for expected, found in zip(expected_BK, found_BK, strict=True)
+        if (expected != UNKNOWN).any()
+    ]
+    return float(np.mean(shares))

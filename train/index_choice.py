@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from train.approximate_index import FaissIndex
-from train.index import Codes, ExactIndex, Floats, Index
-from train.vocabulary import UNKNOWN
+from train.index import ExactIndex, Floats, Index, overlap
 
 REPEATS = 5
 CLUSTERS_PER_PROBE = 4
@@ -70,22 +69,12 @@ def measure(exact: ExactIndex, approximate: FaissIndex, queries_BD: Floats, coun
     """Let `approximate` look into as few clusters as give this recall, at most into a quarter, and time both."""
     expected_BK, _ = exact.search(queries_BD, count)
     while True:
-        recall = recall_of(approximate.search(queries_BD, count)[0], expected_BK)
+        recall = overlap(expected_BK, approximate.search(queries_BD, count)[0])
         if recall >= min_recall or 2 * CLUSTERS_PER_PROBE * approximate.probes > approximate.clusters:
             break
         approximate.probes *= 2
     exact_ms, faiss_ms = (_median_ms(each, queries_BD, count) for each in (exact, approximate))
     return Measured(exact_ms, faiss_ms, recall, approximate.probes)
-
-
-def recall_of(found_BK: Codes, expected_BK: Codes) -> float:
-    """Mean share of the expected items that were found."""
-    shares = [
-        np.isin(expected[expected != UNKNOWN], found).mean()
-        for found, expected in zip(found_BK, expected_BK, strict=True)
-        if (expected != UNKNOWN).any()
-    ]
-    return float(np.mean(shares))
 
 
 def _median_ms(index: Index, queries_BD: Floats, count: int) -> float:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from train.approximate_index import FaissIndex
-from train.index import Codes, ExactIndex, Floats
-from train.index_choice import IndexConfig, choose_index, measure, recall_of
+from train.index import Codes, ExactIndex, Floats, overlap
+from train.index_choice import IndexConfig, choose_index, measure
 from train.vocabulary import UNKNOWN
 
 ITEMS, DIM, COUNT = 4_000, 16, 20
@@ -73,7 +73,7 @@ def test_few_clusters_find_most_of_it() -> None:
     assert measured.recall >= 0.8
     assert measured.probes <= approximate.clusters // 4
     assert min(measured.exact_ms, measured.faiss_ms) > 0
-    assert recall_of(np.array([[1, 2, 3], [0, 0, 0]]), np.array([[3, 4, 0], [0, 0, 0]])) == 0.5
+    assert overlap(np.array([[3, 4, 0], [0, 0, 0]]), np.array([[1, 2, 3], [0, 0, 0]])) == 0.5
 
 
 @pytest.mark.parametrize(

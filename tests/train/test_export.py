@@ -27,8 +27,9 @@ from train.export import (
     whole_folder,
     write_export,
 )
-from train.export_figures import Runtime, costs_of, figures_of, overlap, qualities_of
+from train.export_figures import Runtime, costs_of, figures_of, qualities_of
 from train.held_out import held_out_twin
+from train.index import overlap
 from train.models.onnx_network import tensors_of
 from train.models.ranking import RankingModel
 from train.models.retrieval import RetrievalModel
