@@ -5,9 +5,13 @@ import hashlib
 import inspect
 import json
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
+
+# CPython 3.11 counts how deep it is in a syntax tree for all threads together, and stops when that does not add up.
+_ONE_PARSES = threading.Lock()
 
 
 def fingerprint(*functions: Callable[..., Any], **parameters: Any) -> str:
@@ -22,7 +26,7 @@ def fingerprint(*functions: Callable[..., Any], **parameters: Any) -> str:
         if function.__qualname__ not in reached:
             reached[function.__qualname__] = function
             waiting += _called(function)
-    sources = [ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(reached[name])))) for name in sorted(reached)]
+    sources = [ast.unparse(_parsed(textwrap.dedent(inspect.getsource(reached[name])))) for name in sorted(reached)]
     return hashlib.sha256(json.dumps([sources, parameters], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -32,8 +36,13 @@ def fingerprint_of_modules(*modules: ModuleType) -> str:
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
 
 
+def _parsed(source: str) -> ast.Module:
+    with _ONE_PARSES:
+        return ast.parse(source)
+
+
 def _without_docstrings(source: str) -> str:
-    tree = ast.parse(source)
+    tree = _parsed(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             node.body = [each for each in node.body if not _is_text(each)] or [ast.Pass()]

@@ -1,4 +1,9 @@
+import gc
 import importlib.util
+import textwrap
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -79,3 +84,25 @@ def importable(folder: Path, name: str, source: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def threads_change_while_parsing() -> Iterator[None]:
+    """The garbage collector comes along in the middle of every tree, and lets the other threads go on."""
+
+    def let_others_go_on(*_: object) -> None:
+        time.sleep(1e-4)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(let_others_go_on)
+    gc.set_threshold(50)
+    yield
+    gc.callbacks.remove(let_others_go_on)
+    gc.set_threshold(*thresholds)
+
+
+@pytest.mark.usefixtures("threads_change_while_parsing")
+def test_threads_may_take_it_at_the_same_moment() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        hashes = threads.map(lambda _: (fingerprint_of_modules(textwrap), fingerprint(textwrap.dedent)), range(40))
+        assert len(set(hashes)) == 1
