@@ -24,7 +24,6 @@ LARGEST_VALUE = 1e9
 Integers = npt.NDArray[np.int64]
 Cells = Integers
 """(rows, windows x inputs), window by window."""
-Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -88,41 +87,6 @@ class Ratio:
         below = cells[self.below]
         finished = above * self.scale / np.maximum(below, 1)
         return np.where(below > 0, finished, self.default) if self.default else finished
-
-
-class Ratios:
-    """Features that are ratios of cells, all at once: `Ratio.finish` for few rows, to the same last bit."""
-
-    def __init__(self, ratios: Sequence[Ratio]) -> None:
-        divided = [place for place, each in enumerate(ratios) if each.below is not None]
-        self.above: Places = np.array([each.above for each in ratios], dtype=np.int64)
-        """The cell of each feature."""
-        self.below: Places = np.array([each.below for each in ratios if each.below is not None], dtype=np.int64)
-        """The cell that it is divided by, of those that are."""
-        self._scale = np.array([each.scale for each in ratios], dtype=np.float64)
-        self._divided = _slice_of(divided)
-        self._default = np.array([ratios[place].default for place in divided], dtype=np.float64)
-        self._has_default = bool(self._default.any())
-
-    def finish(self, cells: Cells) -> npt.NDArray[np.float64]:
-        """The features (rows, ratios) of rows of cells, float64."""
-        finished = np.empty((len(cells), len(self.above)))
-        self.finish_into(finished, cells.take(self.above, axis=1), cells.take(self.below, axis=1))
-        return finished
-
-    def finish_into(self, finished: npt.NDArray[np.float64], above: Cells, below: Cells) -> None:
-        """The features (rows, ratios) of the cells `self.above` and `self.below` of each row."""
-        np.multiply(above, self._scale, out=finished)
-        if len(self.below):
-            finished[:, self._divided] /= np.maximum(below, 1)
-            if self._has_default:
-                finished[:, self._divided] = np.where(below <= 0, self._default, finished[:, self._divided])
-
-
-def _slice_of(places: list[int]) -> slice | list[int]:
-    """Places as a slice if they are without gaps: what NumPy is fastest with."""
-    is_gapless = bool(places) and places == list(range(places[0], places[-1] + 1))
-    return slice(places[0], places[-1] + 1) if is_gapless else places
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data.aggregations import ALL_TIME, Distinct, LastN, Latest, RecencyWeighted, TimeSince, Window
+from data.online.states.ratios import Ratios
 from data.schema import EVENT_TIME, SOURCE_ROW
-from data.temporal.cells import CellPlan, Input, Ratio, Ratios
+from data.temporal.cells import CellPlan, Input, Ratio
 from data.views import Entity, FeatureView
 
 A = TypeVar("A")
@@ -166,7 +167,7 @@ class StateLayout:
     def ratios(self) -> tuple[tuple[int, Ratio], ...]:
         """(view, how it follows from the cells, window by window) of counts, sums, means, rates and distinct counts.
 
-        Those that are divided by a cell come first: side by side they are divided at once.
+        Those that are divided by a cell come first, as `Ratios` wants them.
         """
         found: list[tuple[int, Ratio]] = []
         for view, plan in enumerate(self.plans):

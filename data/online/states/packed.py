@@ -1,6 +1,5 @@
 """Packed values of several entities, side by side in one buffer."""
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +20,8 @@ class Packed:
         self.layout = layout
         self.buffer = values[0] if len(values) == 1 else b"".join(values)
         self.words: Words = np.frombuffer(self.buffer, dtype=np.int64)
-        ends = list(itertools.accumulate(map(len, values), initial=0))
-        self.begins: Words = np.array(ends[:-1], dtype=np.int64) >> 3
+        sizes = np.fromiter(map(len, values), np.int64, len(values)) >> 3
+        self.begins: Words = sizes.cumsum() - sizes
         self.heads: Words = self.words.take(self.begins[:, None] + layout.head)
         self.tiles: Words = self.heads[:, TILES]
         """Number of tiles of each."""
@@ -59,14 +58,19 @@ class Packed:
         """(entities, latest numbers); NaN for null."""
         return self._floats(self.layout.latest_at, self.layout.head_words)
 
+    def starts(self) -> tuple[Words, Words]:
+        """The beginnings of all tiles, and the place among them of each entity's first."""
+        firsts = self.tiles.cumsum() - self.tiles
+        places = np.repeat(self.starts_at - firsts, self.tiles)
+        places += np.arange(len(places))
+        return self.words.take(places), firsts
+
     def tiles_of(self, owners: Words) -> Tiles:
         """All tiles, the entities called by `owners`."""
         counts, inputs = self.tiles, self.layout.inputs
-        ends = np.cumsum(counts)
-        rank = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
-        starts_at = np.repeat(self.begins + self.layout.head_words, counts)
-        starts = self.words.take(starts_at + rank)
-        sums_at = (starts_at + np.repeat(counts, counts) + rank * inputs)[:, None] + np.arange(inputs)
+        starts, firsts = self.starts()
+        rank = np.arange(len(starts)) - np.repeat(firsts, counts)
+        sums_at = (np.repeat(self.sums_at, counts) + rank * inputs)[:, None] + np.arange(inputs)
         sums = self.words.take(sums_at) - self.words.take(sums_at + inputs)
         return Tiles(np.repeat(owners, counts), starts, sums)
 

@@ -29,6 +29,9 @@ from data.online.states.recents import Unpacker, kinds
 _ONE_BY_ONE = 20
 """More entities than that are searched faster together."""
 
+_FARTHEST_MINUTE = 2**38
+"""No moment is as many minutes from 1970, and the beginnings of 2**24 entities fit into a word side by side."""
+
 _LONGEST_AGE_US = -NEVER_US // 2
 """An age beyond it is that of no event."""
 
@@ -55,8 +58,9 @@ class Reader:
         self._others = len(numbers) > self._from_cells
         aged = [
             *((view, 1e6) for view, _ in layout.since),
-            *((each.view, -each.half_life_us) for each in layout.decayed),
+            *((each.view, float(-each.half_life_us)) for each in layout.decayed),
         ]
+        self._since, self._decays = aged[: len(layout.since)], aged[len(layout.since) :]
         self._aged = np.array([view for view, _ in aged], dtype=np.int64)
         self._time_units = np.array([unit for _, unit in aged], dtype=np.float64)
         """What an age is divided by: a second, or a half-life that goes by."""
@@ -104,17 +108,16 @@ class Reader:
         sums = words[begin + tiles : begin + tiles + (tiles + 1) * inputs].reshape(tiles + 1, inputs)
         first_live = words[begin : begin + tiles].searchsorted(self._begins_at(moment))
         finishing, cells = layout.finishing, sums.take(first_live, axis=0).ravel()
-        finished = np.empty((1, len(self._views)))
-        finishing.finish_into(finished[:, : self._from_cells], cells.take(finishing.above), cells.take(finishing.below))
-        others = [ages[view] / 1e6 for view, _ in layout.since]
+        finished = np.empty(len(self._views))
+        finishing.finish_into(finished[: self._from_cells], cells.take(finishing.above), cells.take(finishing.below))
+        others = [ages[view] / unit for view, unit in self._since]
         floats = words[layout.decayed_at : begin].view(np.float64).tolist()
         others += [
-            number * 2.0 ** (-ages[each.view] / each.half_life_us)
-            for number, each in zip(floats, layout.decayed, strict=False)
+            number * 2.0 ** (ages[view] / unit) for number, (view, unit) in zip(floats, self._decays, strict=False)
         ]
-        others += floats[len(layout.decayed) :]
-        finished[0, self._from_cells :] = others
-        return finished
+        others += floats[len(self._decays) :]
+        finished[self._from_cells :] = others
+        return finished[np.newaxis]
 
     def _begins_at(self, moment_us: int) -> Words:
         """Where each window begins (minutes). Windows move on in whole minutes: what was found last often serves."""
@@ -158,11 +161,10 @@ class Reader:
 
     def _search(self, packed: Packed, begins: Words) -> Words:
         """(entities, windows): the number of tiles before the window's beginning."""
-        words, starts_at = packed.words, packed.starts_at
-        if len(starts_at) > _ONE_BY_ONE or begins.ndim > 1:
-            return _bisected(words, starts_at[:, None], packed.tiles[:, None], begins)
-        bounds = zip(starts_at.tolist(), packed.sums_at.tolist(), strict=True)
-        return np.array([words[start:end].searchsorted(begins) for start, end in bounds])
+        if len(packed.tiles) > _ONE_BY_ONE or begins.ndim > 1:
+            return _searched_at_once(packed, begins)
+        bounds = zip(packed.starts_at.tolist(), packed.sums_at.tolist(), strict=True)
+        return np.array([packed.words[start:end].searchsorted(begins) for start, end in bounds])
 
     def _from_recents(self, packed: Packed, is_known: Mask) -> dict[str, pl.Series]:
         """Sequences and latest values."""
@@ -199,19 +201,14 @@ class Reader:
         return found
 
 
-def _bisected(words: Words, starts_at: Words, tiles: Words, begins: Words) -> Words:
-    """The search of all entities at once: every step halves what is left for each of them."""
-    shape = (len(starts_at), begins.shape[-1])
-    before = np.repeat(starts_at - 1, shape[1], axis=1)
-    last = starts_at + (tiles - 1)
-    probe, found, is_before = np.empty_like(before), np.empty_like(before), np.empty(shape, dtype=np.bool_)
-    step = 1 << int(tiles.max()).bit_length() - 1
-    while step:
-        np.minimum(np.add(before, step, out=probe), last, out=probe)
-        np.less(words.take(probe, out=found, mode="clip"), begins, out=is_before)
-        np.copyto(before, probe, where=is_before)
-        step >>= 1
-    before -= starts_at - 1
+def _searched_at_once(packed: Packed, begins: Words) -> Words:
+    """The search of all entities in one sorted array: behind the tiles of each come those of the next."""
+    entities = np.arange(len(packed.tiles)) * (2 * _FARTHEST_MINUTE)
+    starts, firsts = packed.starts()
+    np.maximum(starts, -_FARTHEST_MINUTE, out=starts)
+    starts += np.repeat(entities, packed.tiles)
+    before = starts.searchsorted(np.maximum(begins, -_FARTHEST_MINUTE) + entities[:, None])
+    before -= firsts[:, None]
     return before
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.aggregations import ALL_TIME, Count, Mean, Rate, Sum, days, hours
-from data.temporal.cells import CellPlan, Cells, Input, Ratios, decayed_weights, to_fixed_point
+from data.temporal.cells import CellPlan, Cells, Input, decayed_weights, to_fixed_point
 from data.views import USER, FeatureView
 
 VIEW = FeatureView(
@@ -84,12 +84,6 @@ def test_finished_features() -> None:
         cells[0, PLAN.index(window, each)] = value
     assert finished(PLAN, cells).tolist() == [[8, 4, 20.0, 2.5, 1.5], [0, 0, 0.0, -1.0, 0.0]]
     assert finished(PLAN, np.zeros((0, 9), dtype=np.int64)).shape == (0, 5)
-
-
-@given(st.lists(st.lists(st.integers(0, 2**48), min_size=9, max_size=9), min_size=1, max_size=20))
-def test_many_rows_are_finished_like_few(rows: list[list[int]]) -> None:
-    cells = np.array(rows, dtype=np.int64)
-    assert np.array_equal(finished(PLAN, cells), Ratios(PLAN.ratios).finish(cells))
 
 
 def test_only_means_and_sums_need_more_than_a_count() -> None:
