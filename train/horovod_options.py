@@ -20,7 +20,8 @@ class HorovodOptions(BaseModel):
     """MiB of gradients, at most, that travel as one message; 0: each parameter's gradient by itself."""
 
     cycle_time_ms: PositiveFloat = 1
-    """Milliseconds between two looks at which gradients are ready on all ranks."""
+    """Milliseconds, at least, between two looks at which gradients are ready on all ranks. Gradients wait for the next
+    look, and those that are ready then travel together; each look costs computing on every rank."""
 
     compression: Literal["none", "fp16"] = "none"
     """What dense gradients travel as: as they are, or as half-precision numbers, which halves the bytes and rounds to

@@ -55,9 +55,6 @@ class TrainingTask(Protocol):
 class FitConfig(StepConfig):
     """How to train, how long, and which epoch to keep."""
 
-    epochs: PositiveInt = 10
-    """Epochs at most."""
-
     metric: str | None = "ndcg@10"
     """Which value of `TrainingTask.validate` (or `loss`, the training loss) chooses the epoch whose weights are
     kept; none: no validation, the last epoch's weights."""

@@ -14,6 +14,9 @@ from train.gradients import sparse_embeddings
 from train.lazy_adamw import LazyAdamW
 from train.order import ExampleOrder, Share, random_seed
 
+INITIAL_RATE = "initial_lr"
+"""Where a parameter group keeps the learning rate that its schedule begins with, as torch's schedulers do."""
+
 
 class StepConfig(BaseModel):
     """How a step is taken."""
@@ -31,6 +34,16 @@ class StepConfig(BaseModel):
     """Of the products in the forward and backward pass: with `bfloat16` torch's autocast takes that where it deems it
     safe; weights, gradients and the optimizer stay in float32. Faster where the hardware multiplies it."""
 
+    epochs: PositiveInt = 10
+    """Epochs at most."""
+
+    schedule: Literal["constant", "linear"] = "constant"
+    """Of the learning rate: `linear` lowers it step by step, to nothing at the end of all `epochs`."""
+
+    def rate_factor(self, done: float) -> float:
+        """What the learning rate is multiplied by when so many epochs are done."""
+        return 1.0 if self.schedule == "constant" else max(0.0, 1.0 - done / self.epochs)
+
 
 class Steps:
     """Takes the steps of an epoch, global batch by global batch."""
@@ -46,6 +59,8 @@ class Steps:
         self._model, self._optimizer, self._communicator = model, optimizer, communicator
         self._order, self._config = order, config
         self._passes_left, self._passes, self._first = 0, 1, True
+        for group in optimizer.param_groups:
+            group.setdefault(INITIAL_RATE, group["lr"])
 
     @property
     def complete(self) -> bool:
@@ -73,6 +88,9 @@ class Steps:
             _require_gradients(self._model)
             self._first = False
         if self.complete:
+            factor = self._config.rate_factor(share.epoch + share.start / len(self._order))
+            for group in self._optimizer.param_groups:
+                group["lr"] = group[INITIAL_RATE] * factor
             self._optimizer.step()
         return loss.detach()
 

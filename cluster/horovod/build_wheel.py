@@ -1,8 +1,10 @@
 """Build Horovod's wheel once per Python, torch version and recipe, and print where it is.
 
 Horovod 0.28.1 is the last release. Its sources ask for C++14, torch's headers have needed C++17 since 2.1; raised to 17
-it builds and works. `python -m cluster.horovod.build_wheel`, run by an environment that has torch, numpy and Horovod's
-own dependencies; it needs a C++ compiler and make. With `HOROVOD_GPU_OPERATIONS=NCCL` set, it is built for NCCL.
+it builds and works. What else is changed stands with its reason in `_PATCHES`.
+
+`python -m cluster.horovod.build_wheel`, run by an environment that has torch, numpy and Horovod's own dependencies; it
+needs a C++ compiler and make. With `HOROVOD_GPU_OPERATIONS=NCCL` set, it is built for NCCL.
 """
 
 import fcntl
@@ -27,6 +29,9 @@ CMAKE = "cmake==3.31.10"
 
 LIBRARY = "horovod/torch/mpi_lib_v2"
 
+_IDLE_MS = 50
+"""Milliseconds after which a rank without gradients looks after the others: whether one leaves, or does not answer."""
+
 _PATCHES = (
     ("CMakeLists.txt", "set(CMAKE_CXX_STANDARD 14)", "set(CMAKE_CXX_STANDARD 17)"),
     ("horovod/torch/CMakeLists.txt", "set(CMAKE_CXX_STANDARD 14)", "set(CMAKE_CXX_STANDARD 17)"),
@@ -41,6 +46,53 @@ _PATCHES = (
         "horovod/common/gloo/gloo_controller.cc",
         "global_ranks_.reserve(size_);",
         "global_ranks_.resize(size_);",
+    ),
+    (
+        # Whoever waits for an exchange must not take the core from the threads that do it.
+        "horovod/torch/mpi_ops_v2.cc",
+        "std::this_thread::yield();",
+        "std::this_thread::sleep_for(std::chrono::microseconds(50));",
+    ),
+    # While no rank has a gradient, ranks would ask each other for some at every cycle, which takes computing from the
+    # training: who has none waits until there is one, or for `_IDLE_MS`.
+    (
+        "horovod/common/operations.cc",
+        "    std::this_thread::sleep_for(sleep_duration);\n  }\n",
+        (
+            "    std::this_thread::sleep_for(sleep_duration);\n  }\n"
+            f"  state.process_set_table.Get(0).tensor_queue.AwaitTensor(std::chrono::milliseconds({_IDLE_MS}));\n"
+        ),
+    ),
+    (
+        "horovod/common/tensor_queue.h",
+        "#include <iostream>\n",
+        "#include <chrono>\n#include <condition_variable>\n#include <iostream>\n",
+    ),
+    (
+        "horovod/common/tensor_queue.h",
+        "  void RemoveJoinTensor();\n",
+        (
+            "  void RemoveJoinTensor();\n\n"
+            "  void AwaitTensor(std::chrono::milliseconds most) {\n"
+            "    std::unique_lock<std::mutex> lock(mutex_);\n"
+            "    filled_.wait_for(lock, most, [this] { return !tensor_table_.empty(); });\n"
+            "  }\n"
+        ),
+    ),
+    (
+        "horovod/common/tensor_queue.h",
+        "  mutable std::mutex mutex_;\n",
+        "  mutable std::mutex mutex_;\n\n  std::condition_variable filled_;\n",
+    ),
+    (
+        "horovod/common/tensor_queue.cc",
+        "  message_queue_.push(std::move(message));\n  return Status::OK();\n",
+        "  message_queue_.push(std::move(message));\n  filled_.notify_one();\n  return Status::OK();\n",
+    ),
+    (
+        "horovod/common/tensor_queue.cc",
+        "    message_queue_.push(std::move(messages[i]));\n  }\n",
+        "    message_queue_.push(std::move(messages[i]));\n  }\n  filled_.notify_one();\n",
     ),
 )
 _BUILD = {

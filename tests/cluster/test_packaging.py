@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +39,34 @@ def test_every_package_that_is_imported_is_a_direct_dependency() -> None:
     assert missing | _undeclared(ROOT / "tests", direct | development) == set()
 
 
+def test_the_image_for_vllm_pins_what_ray_asks_for_and_what_crosses_to_it() -> None:
+    """What is pickled between its replicas and ours is of one version on both sides."""
+    ours, theirs = _pins(ROOT / "constraints.txt"), _pins(ROOT / "cluster" / "vllm" / "constraints.txt")
+    (vllm,) = (each for each in requires("ray") or () if each.startswith("vllm") and 'extra == "llm"' in each)
+    assert f"=={theirs['vllm']};" in vllm
+    differ = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+    assert differ == {"fastapi", "grpcio-reflection", "numpy", "protobuf"}
+
+
+def test_the_image_for_vllm_holds_what_a_replica_imports() -> None:
+    lines = (ROOT / "cluster" / "vllm" / "requirements.txt").read_text().splitlines()
+    required = {_normalized(line) for line in lines if not line.startswith("#")}
+    assert required <= _pins(ROOT / "cluster" / "vllm" / "constraints.txt").keys()
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, serve.deployments; print(*{m.partition('.')[0] for m in sys.modules})"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    direct = {
+        _normalized(each) for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    providers = packages_distributions()
+    imported = {_normalized(name) for module in done.stdout.split() for name in providers.get(module, [])}
+    assert imported & direct <= required
+
+
 def _undeclared(folder: Path, declared: set[str]) -> set[str]:
     """Each import below `folder` whose package is not declared, with the file it is in."""
     known = sys.stdlib_module_names | ROOMS | {"tests", "benchmarks", "horovod"}
@@ -65,3 +93,8 @@ def _imported(path: Path) -> set[str]:
 def _normalized(requirement: str) -> str:
     """The name in a requirement, as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", re.split(r"[\[=<>~]", requirement)[0]).lower()
+
+
+def _pins(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return {_normalized(line): line.partition("==")[2] for line in lines}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.wire import bytes_sent
 from cluster.errors import TowerlineError
 from tests.train.table_task import PASSES, TableConfig, fitted
 from tests.train.toy_task import ToyConfig, ToyTask
@@ -87,6 +88,19 @@ def lose_a_peer(communicator: Communicator) -> dict[str, Any]:
     return {"seconds": None}
 
 
+def idle(communicator: Communicator) -> dict[str, Any]:
+    """Bytes that this rank sends for a hundred small exchanges, and in a second in which nobody has anything to say."""
+    communicator.allreduce_mean(torch.zeros(1))
+    before = bytes_sent()
+    for _ in range(100):
+        communicator.allreduce_mean(torch.zeros(1))
+    busy = bytes_sent()
+    time.sleep(1)
+    quiet = bytes_sent()
+    communicator.allreduce_mean(torch.zeros(1))
+    return {"exchanges": busy - before, "idle": quiet - busy}
+
+
 def stall(communicator: Communicator) -> dict[str, Any]:
     """How long rank 0 waits for rank 1, which lives but does not come for a while."""
     communicator.allreduce_mean(torch.zeros(1))
@@ -123,6 +137,7 @@ WORK: dict[str, Callable[[Communicator], dict[str, Any]]] = {
     "sparse": sparse,
     "lazy": lazy,
     "adasum": adasum,
+    "idle": idle,
     "lost_peer": lose_a_peer,
     "stall": stall,
 }

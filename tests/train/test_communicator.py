@@ -65,7 +65,7 @@ def alone() -> dict[str, Any]:
 @pytest.fixture(scope="module", params=["horovod", "torch"])
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
-    _run_ranks(request.param, folder, "steps", "state", "accumulate", "sparse", "lazy", "lost_peer")
+    _run_ranks(request.param, folder, "steps", "state", "accumulate", "sparse", "lazy", "idle", "lost_peer")
     return folder
 
 
@@ -136,6 +136,12 @@ def test_adasum_over_gloo_is_refused(with_options: Path) -> None:
     message = _loaded(with_options, "adasum", 0)["error"]
     assert "scaling.horovod.reduction is 'adasum'" in message
     assert "travel over Gloo; set it to 'mean'" in message
+
+
+def test_ranks_that_have_nothing_to_exchange_leave_each_other_alone(together: Path) -> None:
+    for rank in (0, 1):
+        sent = _loaded(together, "idle", rank)
+        assert sent["idle"] < sent["exchanges"] / 2
 
 
 def test_a_dead_peer_is_noticed_in_time(together: Path) -> None:

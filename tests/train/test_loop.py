@@ -17,6 +17,7 @@ from train.loop import EpochResult, FitConfig, TrainingState, fit
 from train.order import Share
 
 ERROR = FitConfig(epochs=6, metric="error", mode="min")
+FALLING = ERROR.model_copy(update={"schedule": "linear"})
 
 
 def _assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -55,6 +56,19 @@ def test_a_metric_that_is_not_a_number_is_never_the_best() -> None:
     assert fit(task, SingleProcess(), FitConfig(epochs=4, metric="error", mode="min")).best_epoch == 1
 
 
+def test_a_linear_schedule_ends_at_nothing() -> None:
+    rates: list[float] = []
+    task = ToyTask(ToyConfig())
+    optimizer = task.optimizer()
+    step = optimizer.step
+    optimizer.step = lambda: (rates.append(optimizer.param_groups[0]["lr"]), step())  # type: ignore[assignment]
+    task.optimizer = lambda: optimizer  # type: ignore[method-assign]
+    first = optimizer.param_groups[0]["lr"]
+    fit(task, SingleProcess(), FALLING)
+    steps = task.order.batches_from(0) * FALLING.epochs
+    assert rates == pytest.approx([first * (1 - step / steps) for step in range(steps)])
+
+
 def test_without_a_metric_the_last_epoch_is_the_result() -> None:
     task = ToyTask(ToyConfig())
     result = fit(task, SingleProcess(), FitConfig(epochs=3, metric=None))
@@ -63,7 +77,8 @@ def test_without_a_metric_the_last_epoch_is_the_result() -> None:
     _assert_equal(result.weights, task.model.state_dict())
 
 
-def test_training_resumed_within_an_epoch_is_the_same_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fit_config", [ERROR, FALLING])
+def test_training_resumed_within_an_epoch_is_the_same_training(fit_config: FitConfig, tmp_path: Path) -> None:
     config = ToyConfig(dropout=0.5, examples=47)
     positions: list[Position] = []
 
@@ -71,14 +86,14 @@ def test_training_resumed_within_an_epoch_is_the_same_training(tmp_path: Path) -
         write_checkpoint(state, tmp_path / str(len(positions)))
         positions.append(state.position)
 
-    whole = fit(ToyTask(config), SingleProcess(), ERROR, on_checkpoint=keep, checkpoint_s=0)
+    whole = fit(ToyTask(config), SingleProcess(), fit_config, on_checkpoint=keep, checkpoint_s=0)
     assert [(position.epoch, position.cursor) for position in positions] == [
         (epoch, cursor) for epoch in range(6) for cursor in (16, 32)
     ]
     for number in (0, 1, 7, 11):
         torch.manual_seed(number)
         resume = read_checkpoint(tmp_path / str(number))
-        resumed = fit(ToyTask(config), SingleProcess(), ERROR, resume=resume)
+        resumed = fit(ToyTask(config), SingleProcess(), fit_config, resume=resume)
         _assert_equal(resumed.weights, whole.weights)
         assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in whole.history]
         assert [epoch.metrics for epoch in resumed.history] == [epoch.metrics for epoch in whole.history]
