@@ -32,6 +32,8 @@ FAST_SERVE = {
     # HAProxy asks the replicas of the gateway directly; one thread of it is more than they can answer.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # Requests are counted by who answers them. HAProxy's own count is a log line of each, which Python parses.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # A replica answers in its main loop; replicas ask each other by gRPC. A batch of 64 requests takes some MB.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",

@@ -124,7 +124,7 @@ def _start(settings: Settings) -> LocalCluster:
     dashboard_port = _port("dashboard_port", settings.dashboard_port)
     temp_dir = short_temp_dir()
     settings.home.mkdir(parents=True, exist_ok=True)
-    with _log_path(settings).open("w") as log:
+    with _log_path(settings).open("a") as log:  # why the last one died is not overwritten
         process = subprocess.Popen(
             _command(settings, gcs_port, dashboard_port, temp_dir),
             env=_environment(settings, temp_dir),

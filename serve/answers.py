@@ -7,6 +7,7 @@ from data.features import feature_fingerprints
 from data.schema import ITEM_ID
 from serve.batch import Batch, Call
 from serve.decisions import Answered, Decision, StoreVersion
+from serve.generation import SMOLLM2_BY_LLAMA, Identity
 from serve.graph import Outcome
 from serve.schemas import RecommendedItem, RecommendRequest, RecommendResponse
 from serve.stages import explain, rerank
@@ -31,9 +32,11 @@ def call_of(request: RecommendRequest, decision_id: str) -> Call:
 class Answers:
     """Of one variant in one replica."""
 
-    def __init__(self, replica: str, variant: Variant) -> None:
+    def __init__(self, replica: str, variant: Variant, language_model: Identity = SMOLLM2_BY_LLAMA) -> None:
+        """`language_model`: that writes the sentences, where some are asked for."""
         self._replica = replica
         self._variant = variant
+        self._language_model = f"{language_model.name} {language_model.fingerprint}"
         self._prompt_version = explain.prompt_version()
         self._rerank_prompt_version = rerank.prompt_version()
         self.feature_views = feature_fingerprints(variant.history_length)
@@ -79,6 +82,7 @@ class Answers:
                 Answered(item_id=item.item_id, score=item.score, explanation=item.explanation) for item in items
             ),
             prompt_version=self._prompt_version if batch.explanations else None,
+            language_model=self._language_model if batch.explanations else None,
             rerank_prompt_version=self._rerank_prompt_version if batch.profiles else None,
             degraded=outcome.degraded,
             timings_ms=outcome.timings_ms,

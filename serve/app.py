@@ -10,7 +10,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureC
 from cluster.settings import Settings
 from serve.autoscaling import Autoscaler
 from serve.config import AppConfig, Replicas
-from serve.deployments import REPLICAS, RetrievalShardReplica
+from serve.deployments import REPLICAS, RetrievalShardReplica, VllmExplainReplica
 from serve.gateway import Gateway
 from serve.graph import OF_LANGUAGE_MODEL
 from serve.limits import MAX_IN_THREADS
@@ -42,10 +42,12 @@ def application(settings: Settings, config: AppConfig) -> Application:
     for name in config.graph.remote():
         if name == "retrieval" and config.graph.retrieval_shards > 1:
             continue
-        replica = REPLICAS[name]
+        replica: type[Any] = REPLICAS[name]
         replicas = config.explain_replicas if name in OF_LANGUAGE_MODEL else config.stage_replicas
         beside = config.completions.most if name == "explain" else 0
         options = _options(replica.__name__, replicas, replicas.max_ongoing_requests + beside, config)
+        if name == "explain" and (vllm := config.explain.on_gpus) is not None:
+            replica, options = VllmExplainReplica, vllm.placed(options)
         more = (policy,) if name == "rerank" else ()
         remote[name] = ray.serve.deployment(**options)(replica).bind(settings, config, *more)
     shards = _retrieval_shards(settings, config) if config.graph.retrieval_shards > 1 else ()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
-from serve.generation import FINGERPRINT, MODEL, FinishReason, Message, Question
+from serve.generation import MODEL, FinishReason, Message, Question
 from serve.problems import Problem
 from serve.schemas import HttpModel
 
@@ -50,7 +50,7 @@ class Sampling(HttpModel):
     """What both kinds of completion have in common."""
 
     model: str
-    """`smollm2-135m-instruct`."""
+    """`smollm2-135m-instruct`, or what `/v1/models` names where another one is configured."""
 
     max_tokens: Tokens | None = None
     """Most tokens to write; the endpoint has a limit of its own."""
@@ -196,8 +196,8 @@ class _Answer(BaseModel):
     id: str
     created: int
     """Seconds since the epoch."""
-    model: str = MODEL
-    system_fingerprint: str = FINGERPRINT
+    model: str
+    system_fingerprint: str
     usage: Usage
 
 

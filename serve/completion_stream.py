@@ -10,7 +10,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from serve.completion_schemas import OpenAiError, Usage
-from serve.generation import FINGERPRINT, MODEL, End, FinishReason, Piece, Refused, Text
+from serve.generation import End, FinishReason, Identity, Piece, Refused, Text
 
 Result = TypeVar("Result")
 Choice = Mapping[str, Any]
@@ -71,6 +71,7 @@ class Events:
     """One completion's pieces as server-sent events."""
 
     format: ChunkFormat
+    model: Identity
     id: str
     created: int
     """Seconds since the epoch."""
@@ -110,8 +111,8 @@ class Events:
             "id": self.id,
             "object": self.format.object,
             "created": self.created,
-            "model": MODEL,
-            "system_fingerprint": FINGERPRINT,
+            "model": self.model.name,
+            "system_fingerprint": self.model.fingerprint,
             "choices": choices,
         }
         if self.includes_usage:

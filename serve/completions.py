@@ -30,7 +30,17 @@ from serve.completion_stream import (
     unless_gone,
     usage_of,
 )
-from serve.generation import MODEL, CompletionsConfig, End, LanguageModel, Message, Piece, Refused, Text
+from serve.generation import (
+    SMOLLM2_BY_LLAMA,
+    CompletionsConfig,
+    End,
+    Identity,
+    LanguageModel,
+    Message,
+    Piece,
+    Refused,
+    Text,
+)
 from serve.limits import REQUEST_TIMEOUT_S
 from serve.openai_errors import RESPONSES, OpenAiRoute, openai_error, refusal
 from serve.problems import FieldError, Kind, ProblemError
@@ -93,19 +103,25 @@ class Asked:
             created=int(time.time()),
         )
 
-    def whole(self, text: str, end: End) -> ChatCompletion | Completion:
+    def whole(self, model: Identity, text: str, end: End) -> ChatCompletion | Completion:
         """The answer in one piece."""
-        usage = usage_of(end)
+        head: dict[str, Any] = {
+            "id": self.id,
+            "created": self.created,
+            "model": model.name,
+            "system_fingerprint": model.fingerprint,
+            "usage": usage_of(end),
+        }
         if self.chunks is CHAT_CHUNKS:
             chat = ChatChoice(message=ChatAnswer(content=text), finish_reason=end.reason)
-            return ChatCompletion(id=self.id, created=self.created, choices=(chat,), usage=usage)
-        choice = TextChoice(text=text, finish_reason=end.reason)
-        return Completion(id=self.id, created=self.created, choices=(choice,), usage=usage)
+            return ChatCompletion(**head, choices=(chat,))
+        return Completion(**head, choices=(TextChoice(text=text, finish_reason=end.reason),))
 
-    def events(self) -> Events:
+    def events(self, model: Identity) -> Events:
         """The answer while it is written."""
         return Events(
             self.chunks,
+            model,
             self.id,
             self.created,
             self.request.includes_usage,
@@ -116,8 +132,11 @@ class Asked:
 class Completions:
     """Answers requests with one language model."""
 
-    def __init__(self, model: LanguageModel, config: CompletionsConfig, request_timeout_s: float) -> None:
+    def __init__(
+        self, model: LanguageModel, identity: Identity, config: CompletionsConfig, request_timeout_s: float
+    ) -> None:
         self._model = model
+        self._identity = identity
         self._config = config
         self._too_late = Refused("too_late", f"the completion was not finished within {request_timeout_s:g} s")
         self._timeout_s = request_timeout_s
@@ -130,7 +149,8 @@ class Completions:
             if asked.request.stream:
                 return await self._stream(asked, pieces, http, deadline)
             async with aclosing(pieces):
-                return asked.whole(*await self._in_time(asked, http, deadline, _all(asked, pieces)))
+                text, end = await self._in_time(asked, http, deadline, _all(asked, pieces))
+                return asked.whole(self._identity, text, end)
         except ClientGoneError:
             return Response(status_code=CLIENT_GONE)
 
@@ -143,7 +163,7 @@ class Completions:
         except BaseException:
             await pieces.aclose()
             raise
-        return EventStream(asked.events(), first, pieces, deadline, self._too_late)
+        return EventStream(asked.events(self._identity), first, pieces, deadline, self._too_late)
 
     async def _in_time(self, asked: Asked, http: Request, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
         try:
@@ -156,9 +176,9 @@ class Completions:
 
     def _max_tokens(self, asked: Asked) -> int:
         """What the language model is told. Raises `ProblemError` for an unknown model and for too many tokens."""
-        model, most = asked.request.model, self._config.max_tokens
-        if model != MODEL:
-            detail = f"there is no language model {model!r} here; ask {MODEL!r}"
+        model, here, most = asked.request.model, self._identity.name, self._config.max_tokens
+        if model != here:
+            detail = f"there is no language model {model!r} here; ask {here!r}"
             raise ProblemError(Kind.UNKNOWN_MODEL, detail, [FieldError(field="model", message=detail, value=model)])
         if asked.max_tokens is None:
             return most
@@ -186,13 +206,18 @@ async def _all(asked: Asked, pieces: AsyncGenerator[Piece, None]) -> tuple[str, 
 
 
 def add_completions(
-    app: FastAPI, model: LanguageModel, config: CompletionsConfig, request_timeout_s: float = REQUEST_TIMEOUT_S
+    app: FastAPI,
+    model: LanguageModel,
+    config: CompletionsConfig,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
+    identity: Identity = SMOLLM2_BY_LLAMA,
 ) -> None:
     """Add the routes to `app`, whose errors are problems already (`serve.problems.install`).
 
-    A completion that takes longer than `request_timeout_s`, the wait for its turn included, is given up.
+    A completion that takes longer than `request_timeout_s`, the wait for its turn included, is given up. `identity`: of
+    `model`.
     """
-    completions = Completions(model, config, request_timeout_s)
+    completions = Completions(model, identity, config, request_timeout_s)
     router = APIRouter(route_class=OpenAiRoute)
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_AS_EVENTS | RESPONSES)

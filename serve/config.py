@@ -114,6 +114,15 @@ class AppConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _vllm_has_replicas(self) -> "AppConfig":
+        if self.explain.on_gpus is not None and self.graph.explain == "in_process":
+            raise ValueError(
+                "explain.engine is 'vllm', which needs replicas with GPUs, and graph.explain is 'in_process', expected "
+                "'remote'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_completion_fits_into_the_context(self) -> "AppConfig":
         if self.completions.max_tokens >= self.explain.context:
             raise ValueError(

@@ -87,6 +87,9 @@ class Decision(BaseModel):
     prompt_version: str | None = None
     """Version of the explanation prompt's template, where there are explanations."""
 
+    language_model: str | None = None
+    """Name and fingerprint of the language model that wrote them."""
+
     rerank_prompt_version: str | None = None
     """Version of the prompt that the language model re-ranked by, where it did: the answer is then not in the order of
     the ranking scores."""

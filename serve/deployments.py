@@ -18,6 +18,9 @@ from serve.generation import Piece, Question, Writer
 from serve.graph import StageName
 from serve.loading import Parts, Trained, explain_stage, make_first, rerank_stage
 from serve.reranking_policy import RerankingPolicy
+from serve.stages.explain import EXAMPLES
+from serve.vllm.server import VllmServer
+from serve.vllm.writer import VllmExplain, VllmWriter
 
 KEPT_EDITIONS = 2
 """The one that answers, and the one that comes or goes."""
@@ -148,6 +151,34 @@ class ExplainReplica(LanguageModelReplica):
         async with aclosing(self._writer.write(question)) as pieces:
             async for piece in pieces:
                 yield piece
+
+
+class VllmExplainReplica(LanguageModelReplica):
+    """`ExplainReplica` with vLLM instead of llama.cpp, on a node with GPUs. Not run here: there is no GPU."""
+
+    async def __init__(self, settings: Settings, config: AppConfig) -> None:  # type: ignore[misc] # Serve awaits it
+        """Load the model and write a first sentence. Raises TowerlineError if the node has no vLLM."""
+        vllm, explain, completions = config.explain.on_gpus, config.explain, config.completions
+        assert vllm is not None
+        parallel = explain.parallel + completions.parallel
+        self._server = await VllmServer.start(vllm.llm_config(context=explain.context, parallel=parallel))
+        self._writer = VllmWriter(self._server.chunks, vllm.name, completions)
+        self._stage = VllmExplain(self._server.chunks, vllm.name, explain)
+        await self._stage.explain(EXAMPLES[0][0])
+
+    async def run(self, batch: Batch, edition: Edition) -> Batch:
+        """The sentences."""
+        return await self._stage.run(batch)
+
+    async def write(self, question: Question) -> AsyncGenerator[Piece, None]:
+        """The pieces of a completion (`serve.generation.LanguageModel`)."""
+        async with aclosing(self._writer.write(question)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def check_health(self) -> None:
+        """Called by Serve: a replica whose engine has died is replaced."""
+        await self._server.check_health()
 
 
 class RerankReplica(LanguageModelReplica):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from serve.completion_schemas import ChatAnswer, ChatChoice, ChatCompletion, Completion, TextChoice, Usage
+from serve.generation import SMOLLM2_BY_LLAMA
 from serve.inspection import LANGUAGE_MODEL
 from serve.inspection_schemas import (
     FeatureViewReading,
@@ -146,6 +147,8 @@ _USAGE = Usage(prompt_tokens=38, completion_tokens=9, total_tokens=47)
 _CHAT = ChatCompletion(
     id="chatcmpl-8f3a2b1c0d9e4f5a",
     created=int(AT.timestamp()),
+    model=SMOLLM2_BY_LLAMA.name,
+    system_fingerprint=SMOLLM2_BY_LLAMA.fingerprint,
     choices=(ChatChoice(message=ChatAnswer(content="The capital city of France is Paris."), finish_reason="stop"),),
     usage=_USAGE,
 )
@@ -153,6 +156,8 @@ _CHAT = ChatCompletion(
 _COMPLETION = Completion(
     id="cmpl-8f3a2b1c0d9e4f5a",
     created=int(AT.timestamp()),
+    model=SMOLLM2_BY_LLAMA.name,
+    system_fingerprint=SMOLLM2_BY_LLAMA.fingerprint,
     choices=(TextChoice(text=", in a land far away, there lived a", finish_reason="length"),),
     usage=_USAGE,
 )

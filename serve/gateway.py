@@ -81,7 +81,9 @@ class Gateway:
             model = RemoteModel(
                 self._remote["explain"], self._config.most_completions, self._cold_starts.get("explain")
             )
-            add_completions(app, model, self._config.completions, self._config.request_timeout_s)
+            add_completions(
+                app, model, self._config.completions, self._config.request_timeout_s, self._config.explain.identity
+            )
         return app
 
     async def Recommend(
@@ -144,6 +146,7 @@ class Gateway:
             ),
             store=parts.store,
             decisions=self._decisions,
+            language_model=self._config.explain.identity,
         )
 
     def _parts(self, variant: str) -> Parts:

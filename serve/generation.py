@@ -21,12 +21,22 @@ from cluster.assets import SMOLLM2
 logger = logging.getLogger(__name__)
 
 MODEL = SMOLLM2.name
-"""What the language model is called in requests."""
-
-FINGERPRINT = f"fp_{SMOLLM2.files[0].sha256[:12]}"
-"""Of its weights."""
+"""What the language model that llama.cpp runs is called in requests."""
 
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which language model answers."""
+
+    name: str
+    """What it is called in requests."""
+    fingerprint: str
+    """Of its weights, or of where they come from."""
+
+
+SMOLLM2_BY_LLAMA = Identity(MODEL, f"fp_{SMOLLM2.files[0].sha256[:12]}")
 
 
 class CompletionsConfig(BaseModel):
@@ -145,8 +155,8 @@ class Writer:
             loop.call_soon_threadsafe(self._finished)
 
         self._under_way += 1
-        transcript = _Transcript(
-            question, lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece), given_up.is_set
+        transcript = Transcript(
+            question, lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece), _refusal, given_up.is_set
         )
         writing = self._threads.submit(self._write, question, transcript)
         writing.add_done_callback(finished)
@@ -163,13 +173,14 @@ class Writer:
     def _finished(self) -> None:
         self._under_way -= 1
 
-    def _write(self, question: Question, transcript: "_Transcript") -> None:
+    def _write(self, question: Question, transcript: "Transcript") -> None:
         """In a thread: llama.cpp calls back with each token, and stops when it is told so."""
+        parameters = openai_request(question) | {"cache_prompt": True}
         try:
             if isinstance(question.prompt, str):
-                self._llama.handle_completions(_parameters(question), transcript.take)
+                self._llama.handle_completions(parameters, transcript.take)
             else:
-                self._llama.handle_chat_completions(_parameters(question), transcript.take)
+                self._llama.handle_chat_completions(parameters, transcript.take)
         except ValueError as error:
             # What llama.cpp calls an invalid argument.
             transcript.end(Refused("invalid", str(error)))
@@ -189,9 +200,9 @@ async def _waiting(pieces: "asyncio.Queue[Piece]") -> list[Piece]:
     return found
 
 
-def _parameters(question: Question) -> dict[str, Any]:
-    """The question as llama.cpp reads it. Its own `top_k` (40) and `min_p` (0.05) cut the tail of what is drawn from,
-    without which so small a model rambles."""
+def openai_request(question: Question) -> dict[str, Any]:
+    """The question as OpenAI's servers read it, to be streamed. What it does not say is left to the server: llama.cpp's
+    `top_k` (40) and `min_p` (0.05) cut the tail of what is drawn from, without which so small a model rambles."""
     prompt: dict[str, Any] = (
         {"prompt": question.prompt}
         if isinstance(question.prompt, str)
@@ -207,17 +218,24 @@ def _parameters(question: Question) -> dict[str, Any]:
         "stop": list(question.stop),
         "stream": True,
         "stream_options": {"include_usage": True},
-        "cache_prompt": True,
         **({} if question.seed is None else {"seed": question.seed}),
     }
 
 
-class _Transcript:
-    """Turns llama.cpp's chunks into pieces, in the thread that it calls back in."""
+class Transcript:
+    """Turns the chunks of OpenAI's protocol into pieces, in the thread where `take` is called."""
 
-    def __init__(self, question: Question, emit: Callable[[Piece], object], given_up: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        question: Question,
+        emit: Callable[[Piece], object],
+        refusal: Callable[[dict[str, Any]], Refused],
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`emit` takes each piece, `refusal` reads the `error` object of a chunk that has one."""
         self._piecewise = question.piecewise
         self._emit = emit
+        self._refusal = refusal
         self._given_up = given_up
         self._texts: list[str] = []
         self._reason: FinishReason | None = None
@@ -226,7 +244,7 @@ class _Transcript:
     def take(self, chunk: dict[str, Any]) -> bool:
         """One chunk; true when no further one is wanted."""
         if "error" in chunk:
-            self.end(_refusal(chunk["error"]))
+            self.end(self._refusal(chunk["error"]))
             return True
         for choice in chunk["choices"]:
             text = choice["delta"].get("content") if "delta" in choice else choice["text"]
@@ -246,7 +264,7 @@ class _Transcript:
         self._ended = True
 
     def close(self) -> None:
-        """No chunk follows. One that llama.cpp broke off for reasons of its own is a failure."""
+        """No chunk follows. One that was broken off for reasons of the server is a failure."""
         if not self._ended and not self._given_up():
             self.end(Refused("failed", "the language model broke off"))
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from data.features import views
 from data.online.store import OnlineStore
 from data.views import USER, views_of
-from serve.generation import MODEL
+from serve.generation import MODEL, Identity
 from serve.inspection_schemas import (
     FeatureViewReading,
     LanguageModelEntry,
@@ -19,7 +19,14 @@ from serve.variant import Variant
 LANGUAGE_MODEL = LanguageModelEntry(
     id=MODEL, created=int(datetime(2024, 11, 1, tzinfo=UTC).timestamp()), owned_by="HuggingFaceTB"
 )
-"""The only one there is."""
+"""The one that llama.cpp runs."""
+
+
+def language_model_entry(identity: Identity) -> LanguageModelEntry:
+    """The language model in the list of models. Of one that vLLM runs nobody told us when, and by whom, it was made."""
+    return (
+        LANGUAGE_MODEL if identity.name == MODEL else LanguageModelEntry(id=identity.name, created=0, owned_by="vllm")
+    )
 
 
 def user_features(

@@ -86,7 +86,7 @@ class LanguageModelEntry(HttpModel):
 
     object: Literal["model"] = "model"
     created: int
-    """When it was published, in seconds since the epoch."""
+    """When it was published, in seconds since the epoch; 0 if that is not known."""
 
     owned_by: str
 

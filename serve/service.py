@@ -18,8 +18,9 @@ from serve.batcher import QueueFullError
 from serve.decisions import Answered, Decision, DecisionLog
 from serve.edition import Edition
 from serve.feedback import store_feedback
+from serve.generation import SMOLLM2_BY_LLAMA, Identity
 from serve.graph import Graph, Outcome, TooLateError
-from serve.inspection import LANGUAGE_MODEL, served, user_features
+from serve.inspection import language_model_entry, served, user_features
 from serve.inspection_schemas import LanguageModelEntry, ServedVariant, UserFeaturesResponse
 from serve.problems import FieldError, Kind, ProblemError
 from serve.schemas import (
@@ -62,14 +63,17 @@ class Service:
         store: OnlineStore,
         decisions: DecisionLog,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        language_model: Identity = SMOLLM2_BY_LLAMA,
     ) -> None:
+        """`language_model`: that writes sentences and, where there is a deployment for it, completions."""
         self._place = place
         self._variant = variant
         self._graph = graph
         self._store = store
         self._decisions = decisions
         self._clock = clock
-        self._answers = Answers(place.replica, variant)
+        self._language_model = language_model
+        self._answers = Answers(place.replica, variant, language_model)
 
     @property
     def variant(self) -> str:
@@ -166,7 +170,7 @@ class Service:
 
     def language_models(self) -> tuple[LanguageModelEntry, ...]:
         """Those that write completions: that of a deployment of its own."""
-        return (LANGUAGE_MODEL,) if "explain" in self._graph.circuits else ()
+        return (language_model_entry(self._language_model),) if "explain" in self._graph.circuits else ()
 
     def data_version(self) -> str | None:
         """Of the data set that was published to the online store. Blocks."""

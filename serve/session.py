@@ -20,6 +20,7 @@ from serve.app import NAME, application
 from serve.config import AppConfig
 from serve.loading import online_store
 from serve.profile import SERVE_TIMEOUT_S, base_url, grpc_options, http_options, logging_config, require_free_port
+from serve.vllm.server import require_vllm
 from train.registry import champion_cards
 
 STOP_TIMEOUT_S = SERVE_TIMEOUT_S
@@ -39,11 +40,15 @@ def require_servable(settings: Settings, config: AppConfig, *, here: bool = True
 
     Raises:
         TowerlineError: there is no such data set, it has no champion that fits this code, or it is to be served `here`
-            and the port is taken (which in a running cluster may be by Ray Serve itself, and is not looked at).
+            and the port is taken (which in a running cluster may be by Ray Serve itself, and is not looked at) or vLLM
+            is missing (which there other nodes may have).
     """
+    on_this_machine = here and not settings.ray_address and "RAY_ADDRESS" not in os.environ
+    if on_this_machine and config.explain.on_gpus is not None and config.graph.explain == "remote":
+        require_vllm()
     dataset = open_dataset(settings.home, config.dataset)
     cards = champion_cards(settings.tracking_uri, config.dataset)
-    if here and not settings.ray_address and "RAY_ADDRESS" not in os.environ:
+    if on_this_machine:
         require_free_port(settings)
     return Servable(dataset, cards["two-tower"].history_length)
 

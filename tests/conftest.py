@@ -35,15 +35,23 @@ def ray_session() -> Iterator["RaySession"]:
 
 
 @pytest.fixture(scope="session")
-def local_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[Settings, LocalCluster]"]:
-    """The one cluster of the suite as `make cluster-up` starts it, on free ports and with a home of its own."""
-    from cluster.local_cluster import down, up
+def local_cluster_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Settings"]:
+    """Of the one cluster of the suite as `make cluster-up` starts it: free ports and a home of its own."""
+    from cluster.local_cluster import down
     from cluster.settings import Settings
 
     settings = Settings(home=tmp_path_factory.mktemp("cluster-home"), dashboard_port=0)
-    cluster, _ = up(settings)
-    yield settings, cluster
+    yield settings
     down(settings)
+
+
+@pytest.fixture
+def local_cluster(local_cluster_settings: "Settings") -> "tuple[Settings, LocalCluster]":
+    """That cluster, which is started by the first test that asks for it, and again by one that finds it dead."""
+    from cluster.local_cluster import up
+
+    cluster, _ = up(local_cluster_settings)
+    return local_cluster_settings, cluster
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 A model this small invents years, titles and genres when it writes freely. So the prompt holds only facts, and a
 grammar (GBNF) lets the model choose its words, which facts it names and in which order, but no fact of its own.
+`serve.vllm` gives another model the same prompt and grammar.
 """
 
 import dataclasses
@@ -10,15 +11,17 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve.batch import Batch, Facts
+from serve.generation import SMOLLM2_BY_LLAMA, Identity
 from serve.language_model import load_llama
+from serve.vllm.config import VllmConfig
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +39,24 @@ EXAMPLES = (
 """Few-shot examples, for a user with a history and for one without."""
 
 
+class Turn(TypedDict):
+    """One turn of the prompt, as OpenAI's protocol has it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class ExplainConfig(BaseModel):
     """How the language model runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["llama.cpp", "vllm"] = "llama.cpp"
+    """What runs the language model of explanations and completions: llama.cpp on a node's cores, or vLLM on GPUs (not
+    run here). Re-ranking is llama.cpp's in either case: it was evaluated with that model's likelihoods."""
+
+    vllm: VllmConfig | None = None
+    """What vLLM runs; needed where it is the engine."""
 
     threads: int = Field(default=0, ge=0)
     """Threads of llama.cpp; 0 means one fewer than the cores this process may use, and at most 8. They spin while
@@ -53,6 +70,22 @@ class ExplainConfig(BaseModel):
 
     context: int = Field(default=1024, ge=512)
     """Tokens of prompt and sentence, or completion, together."""
+
+    @model_validator(mode="after")
+    def _vllm_has_a_model(self) -> Self:
+        if self.engine == "vllm" and self.vllm is None:
+            raise ValueError("engine is 'vllm', and vllm is not set; give it a model: [explain.vllm] name and model")
+        return self
+
+    @property
+    def on_gpus(self) -> VllmConfig | None:
+        """What vLLM runs, if it is the engine."""
+        return self.vllm if self.engine == "vllm" else None
+
+    @property
+    def identity(self) -> Identity:
+        """Which language model answers."""
+        return SMOLLM2_BY_LLAMA if self.on_gpus is None else self.on_gpus.identity
 
 
 class Explain:
@@ -88,11 +121,7 @@ class Explain:
             lambda facts: self.explain(facts) if time.monotonic() < deadline else None,
             itertools.chain.from_iterable(batch.facts),
         )
-        explanations = tuple(
-            {fact.code: text for fact, text in zip(facts, itertools.islice(texts, len(facts)), strict=True) if text}
-            for facts in batch.facts
-        )
-        return dataclasses.replace(batch, explanations=explanations)
+        return with_sentences(batch, texts)
 
     def explain(self, facts: Facts) -> str | None:
         """One sentence, or None if the model found no end. Blocks for some tenths of a second."""
@@ -113,9 +142,19 @@ class Explain:
         return text if choice["finish_reason"] == "stop" else None
 
 
-def messages(facts: Facts) -> list[dict[str, str]]:
+def with_sentences(batch: Batch, texts: Iterable[str | None]) -> Batch:
+    """The batch with a text for each of its facts, in their order; None: that item has no sentence."""
+    left = iter(texts)
+    explanations = tuple(
+        {fact.code: text for fact, text in zip(facts, itertools.islice(left, len(facts)), strict=True) if text}
+        for facts in batch.facts
+    )
+    return dataclasses.replace(batch, explanations=explanations)
+
+
+def messages(facts: Facts) -> list[Turn]:
     """The prompt: what to do, two examples, the facts."""
-    prompt = [{"role": "system", "content": SYSTEM}]
+    prompt: list[Turn] = [{"role": "system", "content": SYSTEM}]
     for example, answer in EXAMPLES:
         prompt += [{"role": "user", "content": _listed(example)}, {"role": "assistant", "content": answer}]
     return [*prompt, {"role": "user", "content": _listed(facts)}]

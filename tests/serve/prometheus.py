@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -35,8 +36,16 @@ class Prometheus(Server):
 
     def ask(self, query: str) -> list[float]:
         """The values of an instant query, one per series."""
+        return [float(each["value"][1]) for each in self._series(query)]
+
+    def labels(self, query: str, label: str) -> list[str]:
+        """What the series of an instant query have for a label, each once."""
+        return sorted({each["metric"][label] for each in self._series(query)})
+
+    def _series(self, query: str) -> list[dict[str, Any]]:
         found = httpx.get(f"http://127.0.0.1:{self.port}/api/v1/query", params={"query": query})
-        return [float(each["value"][1]) for each in found.raise_for_status().json()["data"]["result"]]
+        series: list[dict[str, Any]] = found.raise_for_status().json()["data"]["result"]
+        return series
 
 
 SCRIPT = """

@@ -20,12 +20,14 @@ from cluster.session import RaySession
 from cluster.settings import Settings
 from data.dataset import Dataset
 from serve.config import AppConfig, Replicas
-from serve.decisions import read_decisions
-from serve.generation import MODEL, CompletionsConfig
+from serve.decisions import Decision, read_decisions
+from serve.generation import MODEL, SMOLLM2_BY_LLAMA, CompletionsConfig
 from serve.graph import GraphConfig
 from serve.loading import online_store
 from serve.session import require_servable, running
+from serve.stages.explain import prompt_version
 from tests.serve.conftest import HISTORY
+from tests.waiting import wait_until
 
 GetAsItIs = Callable[[str, str], dict[str, Any]]
 
@@ -76,7 +78,7 @@ def test_a_port_in_use_is_named(settings: Settings, champion: dict[str, str], co
             require_servable(Settings(home=settings.home, serve_port=taken), config)
 
 
-def test_a_recommendation_with_explanations(client: httpx.Client, champion: dict[str, str]) -> None:
+def test_a_recommendation_with_explanations(client: httpx.Client, champion: dict[str, str], settings: Settings) -> None:
     answer = client.post("/v1/recommend", json={"user_id": "user 3", "count": 5, "explain": True}).json()
     assert answer["degraded"] == []
     assert answer["models"] == champion
@@ -87,6 +89,16 @@ def test_a_recommendation_with_explanations(client: httpx.Client, champion: dict
         assert item["explanation"].startswith(f"{name} ")
     assert [item["explanation"] for item in answer["items"][3:]] == [None, None]
     assert answer["timings_ms"]["explain"] > 0
+    wait_until(lambda: answer["decision_id"] in logged(settings))
+    entry = logged(settings)[answer["decision_id"]]
+    assert entry.prompt_version == prompt_version()
+    assert entry.language_model == f"{SMOLLM2_BY_LLAMA.name} {SMOLLM2_BY_LLAMA.fingerprint}"
+
+
+def logged(settings: Settings) -> dict[str, Decision]:
+    """The decision log by id; its folder comes with the first decision."""
+    folder = settings.home / "decisions" / "shop"
+    return {each.decision_id: each for each in read_decisions(folder)} if folder.exists() else {}
 
 
 def test_everybody_else_is_served_while_an_explanation_is_being_written(client: httpx.Client) -> None:
@@ -176,11 +188,11 @@ def test_feedback_survives_the_kill_of_the_gateways_and_so_do_all_older_decision
     killed = time.time()
     (event_id,) = stored.json()["event_ids"]
     assert event_id in online_store(settings, "shop", HISTORY).appended_events()["event_id"]
-    logged = {each.decision_id: each for each in read_decisions(settings.home / "decisions" / "shop")}
-    lost = [at for decision_id, at in asked.items() if decision_id not in logged]
+    kept = logged(settings)
+    lost = [at for decision_id, at in asked.items() if decision_id not in kept]
     assert all(at > killed - 5 for at in lost)
     assert len(lost) < len(asked) / 2
-    assert {logged[decision_id].replica for decision_id in asked if decision_id in logged} == answering
+    assert {kept[decision_id].replica for decision_id in asked if decision_id in kept} == answering
     assert _recovers(client, before=answering)
     answer = client.post("/v1/recommend", json={"user_id": "durable"}).json()
     assert answer["known_user"] is True

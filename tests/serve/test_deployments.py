@@ -1,6 +1,6 @@
 """Stages moved to deployments of their own by one line of config each: the same answers from a real Ray Serve.
 
-The language model has no replica until somebody asks for it.
+The language model has no replica until somebody asks for it, and none again when nobody has for a while.
 """
 
 import time
@@ -14,6 +14,7 @@ import ray.serve
 from google.protobuf.json_format import MessageToDict
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from benchmarks.faults import replicas
 from cluster.session import RaySession
 from cluster.settings import Settings
 from serve.app import NAME
@@ -28,6 +29,7 @@ from serve.session import running
 from serve.steps import run_stages
 from serve.variant import Variant
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 SMALL = Replicas(num_cpus=0.1)
 CONFIG = AppConfig(
@@ -35,7 +37,7 @@ CONFIG = AppConfig(
     graph=GraphConfig(retrieval="remote", retrieval_shards=2, ranking="remote"),
     gateway_replicas=SMALL,
     stage_replicas=SMALL,
-    explain_replicas=Replicas(num_cpus=0.1, min=0),
+    explain_replicas=Replicas(num_cpus=0.1, min=0, downscale_delay_s=5),
 )
 GRPC_PORT = free_port()
 CALLS = [Call("d", f"user {number}", 5, ("item-2",) * (number % 2)) for number in range(6)]
@@ -81,7 +83,7 @@ def test_the_answers_are_those_of_the_stages_in_one_process(
         items = httpx.post(f"{url}/v1/recommend", json=question, timeout=300).json()["items"]
         codes = expected.codes_BK[row, : call.count]
         assert [item["item_id"] for item in items] == [shop_variant.catalogue.item_id(code) for code in codes]
-        assert [item["score"] for item in items] == pytest.approx(expected.scores_BK[row, : call.count], abs=1e-4)
+        assert [item["score"] for item in items] == pytest.approx(expected.scores_BK[row, : call.count], abs=1e-5)
 
 
 def test_grpc_answers_as_http_does(url: str, channel: grpc.Channel) -> None:
@@ -151,3 +153,9 @@ def test_a_language_model_without_a_replica_is_done_without_and_started(url: str
         answer = client.post("/v1/recommend", json=question).json()
         assert answer["degraded"] == []
         assert all(item["explanation"] for item in answer["items"])
+
+
+def test_a_language_model_that_nobody_asks_loses_its_replica(url: str) -> None:
+    wait_until(lambda: not replicas("ExplainReplica"))
+    answer = httpx.post(f"{url}/v1/recommend", json={"user_id": "user 3", "count": 2, "explain": True}, timeout=60)
+    assert answer.json()["degraded"] == ["explain"]

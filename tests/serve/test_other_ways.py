@@ -10,7 +10,7 @@ from benchmarks.serving_plain import Batched, OneByOne, Stages
 from benchmarks.serving_usual import DEPLOYED, merged
 from serve.batch import Batch, Call, Stage
 from serve.graph import RANKED, Graph, GraphConfig, Outcome, StageName
-from tests.serve.test_graph import unavailable
+from tests.serve.graphs import unavailable
 
 CALLS = [Call(f"d{number}", f"user {number}", 5, ("item-1",) * (number % 2)) for number in range(6)]
 

@@ -13,7 +13,7 @@ from data.dataset import Dataset
 from tests.jobs.shell import Shell
 from tests.ports import free_port
 from tests.serve.prometheus import Prometheus, wrk
-from tests.waiting import wait_until
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -21,12 +21,11 @@ CONFIG = """
 graph.explain = "off"
 gateway_replicas = {min = 2, max = 2, num_cpus = 0.1}
 """
-ANSWERED = 'sum(towerline_requests_total{endpoint="/v1/recommend",status="200"})'
-BY_REPLICA = f"{ANSWERED} by (replica)"
+ANSWERED = 'towerline_requests_total{endpoint="/v1/recommend",status="200"}'
 COUNTED = (
     ANSWERED,
-    'sum(towerline_request_duration_seconds_count{endpoint="/v1/recommend"})',
-    'sum(towerline_request_duration_seconds_bucket{endpoint="/v1/recommend",le="+Inf"})',
+    'towerline_request_duration_seconds_count{endpoint="/v1/recommend"}',
+    'towerline_request_duration_seconds_bucket{endpoint="/v1/recommend",le="+Inf"}',
 )
 HAPPENED = (
     'sum(towerline_stage_duration_seconds_count{stage="ranking"}) >= bool 1',
@@ -59,15 +58,16 @@ def test_the_sum_over_the_replicas_is_what_was_sent(
     )
     serve = f"python -m jobs.serve_models --dataset shop --config {tmp_path / 'serve.toml'}"
     with Prometheus(prometheus_config(cluster_settings)) as prometheus:
-        wait_until(lambda: prometheus.ask('up{job="ray"}') == [1.0])
-        earlier = {query: prometheus.ask(query) for query in (BY_REPLICA, *COUNTED)}  # of other tests on this cluster
+        wait_for([1.0], lambda: prometheus.ask('up{job="ray"}'))
+        # Other tests asked this cluster: what their replicas counted is still there, and goes at any moment.
+        earlier = prometheus.labels(ANSWERED, "replica")
         with shell.started(serve, until="stop with Ctrl-C"):
             sent = wrk(f"http://127.0.0.1:{port}/v1/recommend", tmp_path, threads=4, requests_each=100)
             assert sent == 400
-            counted = dict.fromkeys(COUNTED, float(sent))
-            wait_until(lambda: {each: sum(prometheus.ask(each)) - sum(earlier[each]) for each in COUNTED} == counted)
-            wait_until(lambda: prometheus.ask(f"count({answering})") == [2.0])
-            by_replica = prometheus.ask(BY_REPLICA)
-            assert len(by_replica) == len(earlier[BY_REPLICA]) + 2
+            ours = [each.replace("}", f',replica!~"{"|".join(earlier)}"}}') for each in COUNTED]
+            wait_for([[float(sent)]] * len(ours), lambda: [prometheus.ask(f"sum({each})") for each in ours])
+            wait_for([2.0], lambda: prometheus.ask(f"count({answering})"))
+            by_replica = prometheus.ask(f"sum({ours[0]}) by (replica)")
+            assert len(by_replica) == 2
             assert all(answered > 0 for answered in by_replica)
             assert [prometheus.ask(query) for query in HAPPENED] == [[1.0]] * len(HAPPENED)

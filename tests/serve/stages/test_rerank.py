@@ -12,7 +12,7 @@ from serve.stages.profile import MAX_LIKED, GatherProfiles, profile_of
 from serve.stages.rerank import NamePreferences, Rerank, blended_order, prompt, prompt_version
 from serve.steps import run_stages
 from serve.variant import Variant
-from tests.serve.test_graph import NOW, Stages
+from tests.serve.graphs import NOW, Stages
 from tests.serve.test_reranking_policy import policy
 
 CALLS = (Call("a", "user 1", 5), Call("b", "nobody", 5), Call("c", "nobody else", 5, ("item-1",)))
