@@ -41,7 +41,7 @@ lint: install
 bench-features: install ## features beside polars, DuckDB and Feast; SIZES="1m 10m" for less than 50 M events
 	@$(RUN) benchmarks.features --sizes $(SIZES) --repeats $(REPEATS)
 
-bench-train: install ## Horovod beside torch DDP beside a plain loop, and what Horovod's features do; 15 minutes
+bench-train: install ## Horovod beside torch DDP beside a plain loop, and what Horovod's features do; 10 minutes
 	@$(RUN) benchmarks.training --dataset $(DATASET)
 
 bench-item-table: install ## the two-tower's table of a million items with dense and with sparse gradients; 5 minutes

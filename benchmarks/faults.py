@@ -70,7 +70,7 @@ def strike(fault: Callable[[], object], notes: Notes, whole: Callable[[], bool])
     struck = time.monotonic()
     fault()
     whole_s = 0.0
-    while not whole_s or not notes.are_full_since(max(_over(notes, struck), struck + whole_s), QUIET_S):
+    while not whole_s or not notes.are_full_since(max(over(notes, struck), struck + whole_s), QUIET_S):
         if time.monotonic() > struck + GIVEN_UP_AFTER_S:
             last = f"; the last: {notes.others[-1].why}" if notes.others else ""
             raise TowerlineError(
@@ -81,10 +81,17 @@ def strike(fault: Callable[[], object], notes: Notes, whole: Callable[[], bool])
             whole_s = time.monotonic() - struck
     counts = {ending: len(notes.since(struck, ending)) for ending in NOT_FULL}
     gaps = [end - max(begin, struck) for begin, end in notes.gaps if end > struck]
-    over_s = _over(notes, struck) - struck
-    return Recovery(**counts, recovery_s=over_s, gap_s=max(gaps, default=0.0), whole_s=whole_s)
+    recovery_s = over(notes, struck) - struck
+    return Recovery(**counts, recovery_s=recovery_s, gap_s=max(gaps, default=0.0), whole_s=whole_s)
 
 
-def _over(notes: Notes, struck: float) -> float:
-    """When the last answer came that was not full, or had been waited for long; `struck` if none has since."""
-    return max(struck, *(seen.ended for seen in notes.others[-1:]), *(end for _, end in notes.gaps[-1:]))
+def over(notes: Notes, struck: float) -> float:
+    """When the last answer came that was not full, or had been waited for long; `struck` if none has since.
+
+    A wait that begins after `QUIET_S` of full answers has another cause.
+    """
+    end = max([struck, *(seen.ended for seen in notes.others[-1:])])
+    for gap_begin, gap_end in notes.gaps:
+        if gap_begin < end + QUIET_S:
+            end = max(end, gap_end)
+    return end

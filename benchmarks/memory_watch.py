@@ -1,16 +1,16 @@
 """The memory of a running service over time."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
-from threading import Event, Thread
 
 import psutil
 
 from benchmarks.faults import replicas
 from benchmarks.processes import proportional_memory
+from benchmarks.sampling import sampled
 
 SAMPLED_EVERY_S = 1.0
 
@@ -27,23 +27,9 @@ class Sample:
     """Of all that this process started, itself left out."""
 
 
-@contextmanager
-def memory_watch() -> Iterator[list[Sample]]:
+def memory_watch() -> AbstractContextManager[list[Sample]]:
     """The samples so far, one more each second until the block ends."""
-    samples: list[Sample] = []
-    stop = Event()
-
-    def watch() -> None:
-        while not stop.wait(SAMPLED_EVERY_S):
-            samples.append(_sample())
-
-    thread = Thread(target=watch, name="memory")
-    thread.start()
-    try:
-        yield samples
-    finally:
-        stop.set()
-        thread.join()
+    return sampled(_sample, SAMPLED_EVERY_S)
 
 
 def _sample() -> Sample:

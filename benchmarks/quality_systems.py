@@ -138,7 +138,7 @@ PEER_SYSTEMS = (
             "n_blocks": Choices(choices=(1, 2, 3)),
             "n_heads": Choices(choices=(1, 2, 4)),
             "dropout_rate": Range(low=0.1, high=0.5),
-            "session_max_len": Choices(choices=(50, 100, 200)),
+            "session_max_len": Choices(choices=(50, 100)),
             "lr": Range(low=5e-4, high=5e-3, log=True),
             "batch_size": Choices(choices=(64, 128)),
         },

@@ -1,14 +1,16 @@
 """The endpoint under fire: parts of it are killed under load, then minutes of load, then clients as nobody wants them.
 
     python -m benchmarks.soak --minutes 1 --requests 5000
+    python -m benchmarks.soak --parts node store
 
 Every answer is compared with what the stages say in one process. The exit status is 1 if an aim was missed.
 """
 
 import argparse
+import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.abusive_clients import Crowd, crowd
@@ -20,7 +22,7 @@ from benchmarks.redis_server import RedisServer, redis_server
 from benchmarks.serving_champion import require_champion
 from benchmarks.serving_load import COUNT
 from benchmarks.serving_sides import free_port
-from benchmarks.soak_report import Course, derived, missed, print_figures, write_picture
+from benchmarks.soak_report import PARTS, Course, derived, missed, print_figures, write_picture
 from benchmarks.two_nodes import TwoNodes, two_nodes
 from cluster.errors import TowerlineError
 from cluster.job import run_job
@@ -56,6 +58,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--dataset", default=DATASET)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--minutes", type=float, default=10, help="of load after the faults")
     parser.add_argument("--clients", type=int, default=8, help="of that load and during the faults")
     parser.add_argument("--requests", type=int, default=50_000, help="of the crowd")
@@ -131,26 +134,30 @@ class Soak:
         asked = self._asked
         moments: dict[str, float] = {}
         figures: dict[str, float] = {}
+        came = Crowd()
         with running(self._settings, self._config) as url:
             self._nodes.require_replica("Gateway")
             with checked_load(url, self._expected, asked.clients) as notes:
                 time.sleep(WARM_S)
                 for name, fault in self._faults().items():
-                    moments[name] = time.monotonic()
-                    figures |= strike(fault, notes, self._is_whole).figures(name)
-                    _say(figures, name)
-                time.sleep(WARM_S)
-                moments["steady"] = steady = time.monotonic()
-                time.sleep(60 * asked.minutes)
-                figures |= _steady_figures(notes, steady, samples)
-                _say(figures, "steady")
-            moments["crowd"] = time.monotonic()
-            came = crowd(url, self._expected, asked.requests, asked.connections)
-            figures |= _crowd_figures(came, moments["crowd"], samples)
+                    if name in asked.parts:
+                        moments[name] = time.monotonic()
+                        figures |= strike(fault, notes, self._is_whole).figures(name)
+                        _say(figures, name)
+                if "steady" in asked.parts:
+                    time.sleep(WARM_S)
+                    moments["steady"] = steady = time.monotonic()
+                    time.sleep(60 * asked.minutes)
+                    figures |= _steady_figures(notes, steady, samples)
+                    _say(figures, "steady")
+            if "crowd" in asked.parts:
+                moments["crowd"] = time.monotonic()
+                came = crowd(url, self._expected, asked.requests, asked.connections)
+                figures |= _crowd_figures(came, moments["crowd"], samples)
         figures |= derived(figures)
         figures["requests"] = float(notes.requests + came.honest.requests)
         figures["wrong"] = float(len(notes.since(0, "wrong")) + len(came.honest.since(0, "wrong")))
-        return Course(figures, moments, notes, samples, _oddities(notes, moments["rollout"], came))
+        return Course(figures, moments, notes, samples, _oddities(notes, moments, came))
 
     def _faults(self) -> dict[str, Callable[[], object]]:
         changed = self._config.model_copy(update={"champion_poll_s": self._config.champion_poll_s + 1})
@@ -196,9 +203,10 @@ def _crowd_figures(came: Crowd, since: float, samples: list[Sample]) -> dict[str
     }
 
 
-def _oddities(notes: Notes, rollout: float, came: Crowd) -> list[str]:
+def _oddities(notes: Notes, moments: Mapping[str, float], came: Crowd) -> list[str]:
     """The first answers that should not have been, and what abuse was answered with against all rules."""
-    wrong = [*notes.since(0, "wrong"), *notes.since(rollout, "failed"), *came.honest.since(0, "wrong", "failed")]
+    unbroken = min((moments[name] for name in ("rollout", "steady") if name in moments), default=math.inf)
+    wrong = [*notes.since(0, "wrong"), *notes.since(unbroken, "failed"), *came.honest.since(0, "wrong", "failed")]
     return [
         *(seen.why for seen in wrong[:5]),
         *(f"{abuse} was answered with {dict(counts)}" for abuse, counts in came.unexpected().items()),

@@ -13,6 +13,8 @@ from benchmarks.figure_text import figure_text
 from benchmarks.memory_watch import Sample
 
 FAULTS = ("node", "gateway", "ranking", "store", "rollout")
+PARTS = (*FAULTS, "steady", "crowd")
+"""Of a run, in their order."""
 AIMS: Mapping[str, float] = {
     "wrong": 0,
     "failed/rollout": 0,
@@ -27,7 +29,7 @@ AIMS: Mapping[str, float] = {
     "memory_growth/all": 0.05,
     "memory_mb/gateway/crowd_more": 500,
 }
-"""Figures and what they may be at most."""
+"""Figures and what they may be at most. Those of parts that did not run are missing."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class Course:
 
 def derived(figures: Mapping[str, float]) -> dict[str, float]:
     """What follows from the figures of memory: its growth as a share, and what the crowd took beside."""
-    before = {name: figures[f"memory_mb/{name}/start"] for name in ("gateway", "all")}
-    growth = {f"memory_growth/{name}": figures[f"memory_mb/{name}/end"] / before[name] - 1 for name in before}
-    return {
-        **growth,
-        "memory_mb/gateway/crowd_more": figures["memory_mb/gateway/crowd_peak"] - figures["memory_mb/gateway/end"],
-    }
+    found = {}
+    for name in ("gateway", "all"):
+        start, end, peak = (figures.get(f"memory_mb/{name}/{moment}") for moment in ("start", "end", "crowd_peak"))
+        if start is not None and end is not None:
+            found[f"memory_growth/{name}"] = end / start - 1
+        if end is not None and peak is not None:
+            found[f"memory_mb/{name}/crowd_more"] = peak - end
+    return found
 
 
 def missed(figures: Mapping[str, float]) -> list[str]:
@@ -58,7 +62,7 @@ def missed(figures: Mapping[str, float]) -> list[str]:
     return [
         f"{name} is {figures[name]:.4g}, the aim is {bound:g} at most"
         for name, bound in AIMS.items()
-        if figures[name] > bound
+        if figures.get(name, 0) > bound
     ]
 
 
@@ -67,12 +71,14 @@ def print_figures(figures: Mapping[str, float]) -> None:
     console = Console(highlight=False, width=120)
     metrics = ("failed", "degraded", "wrong", "recovery_s", "gap_s", "whole_s", "rps")
     table = Table("", *metrics, box=rich.box.SIMPLE_HEAD)
-    for part in (*FAULTS, "steady", "crowd"):
+    for part in PARTS:
         table.add_row(part, *(figure_text(figures.get(f"{metric}/{part}")) for metric in metrics))
     console.print(table)
     aims = Table("aim", "is", "at most", "", box=rich.box.SIMPLE_HEAD)
-    for name, bound in AIMS.items():
-        aims.add_row(name, figure_text(figures[name]), f"{bound:g}", "met" if figures[name] <= bound else "not met")
+    for name in filter(figures.__contains__, AIMS):
+        aims.add_row(
+            name, figure_text(figures[name]), f"{AIMS[name]:g}", "met" if figures[name] <= AIMS[name] else "not met"
+        )
     console.print(aims)
 
 

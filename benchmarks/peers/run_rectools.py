@@ -22,7 +22,8 @@ from benchmarks.peers.contract import Task, checkable
 
 MOST_EPOCHS = 300
 """Far more than early stopping lets pass."""
-PATIENCE = 10
+PATIENCE = 30
+"""Epochs: on few users the measure goes up and down, and ten without a better one are no sign that it has ended."""
 PADDING = 0
 """Code of what is no item."""
 ITEM = "i"

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.checked_load import Notes, Seen
 from benchmarks.expected_answers import Expected
+from benchmarks.faults import over
 from benchmarks.memory_watch import Sample, change
 from benchmarks.soak_report import AIMS, FAULTS, Course, derived, missed, print_figures, write_picture
 
@@ -64,6 +65,19 @@ def test_full_answers_are_counted_and_others_kept() -> None:
     assert not notes.are_full_since(4.6, 2)
 
 
+def test_a_wait_after_full_answers_is_no_part_of_a_fault() -> None:
+    notes = Notes()
+    for ended in (9.0, 12.0, 14.5, 15.0, 15.5, 16.0, 16.5, 17.0, 17.5, 18.0, 20.0):
+        notes.add(Seen(ended, "full"))
+    assert notes.gaps == [(9.0, 12.0), (12.0, 14.5), (18.0, 20.0)]
+    assert over(notes, 10.0) == 14.5
+    assert over(notes, 18.5) == 20.0
+    notes.add(Seen(20.5, "failed"))
+    assert over(notes, 10.0) == 20.5
+    notes.add(Seen(23.0, "full"))
+    assert over(notes, 10.0) == 23.0
+
+
 def test_the_report_says_which_aims_were_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = [Sample(at=second, gateway_mb=200 + (second > 70), all_mb=900 + second) for second in range(100)]
     figures = {"memory_mb/gateway/crowd_peak": 240.0, **change(samples), **dict.fromkeys(AIMS, 0.0)}
@@ -82,3 +96,11 @@ def test_the_report_says_which_aims_were_missed(tmp_path: Path, capsys: pytest.C
     notes.add(Seen(20.5, "full"))
     course = Course(figures, {name: 10.0 * at for at, name in enumerate(FAULTS)}, notes, samples, [])
     assert write_picture(course, tmp_path / "soak.png").stat().st_size > 10_000
+
+
+def test_a_run_of_some_parts_is_judged_by_their_aims(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"wrong": 0.0, "failed/node": 3.0, "recovery_s/node": 61.0}
+    assert derived(figures) == {}
+    assert missed(figures) == ["recovery_s/node is 61, the aim is 60 at most"]
+    print_figures(figures)
+    assert "memory_growth" not in capsys.readouterr().out
