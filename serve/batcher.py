@@ -1,4 +1,4 @@
-"""Micro-batching: requests that wait at the same moment are answered together, and nothing ever waits for company."""
+"""Micro-batching: requests that come in together are answered together, and no timer makes anyone wait for company."""
 
 import asyncio
 import math
@@ -14,6 +14,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 SMOOTHING = 0.2
 """Weight of the newest batch in the time that one usually takes."""
+QUIET_TURNS = 8
+"""Turns of the event loop that bring nothing new, after which a batch begins. In an idle process they take 0.1 ms; in a
+busy one, answers of the batch before go out and their clients' next requests come in meanwhile. A batch of many costs
+little more than a batch of few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,10 @@ class QueueFullError(Exception):
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Hands everything that waits to `run` in one call as soon as fewer than `in_flight` calls are running.
+    """Hands everything that waits to `run` in one call, when fewer than `in_flight` calls are running.
 
-    A lone request starts at once; under load the batches grow with the time that one takes, up to `max_size`.
-    Belongs to one event loop.
+    It does so once the event loop has nothing else to do (`QUIET_TURNS`) or `max_size` items wait: a lone request
+    starts at once, and under load the batches grow with the time that one takes. Belongs to one event loop.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self.load = LoadMeter(max_size)
         """How busy it is."""
+        self._gathering: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     def require_room(self, count: int = 1) -> None:
@@ -75,12 +80,24 @@ class MicroBatcher(Generic[Item, Result]):
 
         Awaiting it raises whatever `run` raised for the batch that the item was in.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Entry(item, future, time.monotonic()))
         self.load.arrived()
-        loop.call_soon(self._start)
+        self._gather()
         return future
+
+    def _gather(self) -> None:
+        if self._free and self._waiting and self._gathering is None:
+            self._gathering = asyncio.ensure_future(self._start_when_quiet())
+
+    async def _start_when_quiet(self) -> None:
+        quiet, waiting = 0, len(self._waiting)
+        while quiet < QUIET_TURNS and waiting < self._max_size:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._waiting) == waiting else 0
+            waiting = len(self._waiting)
+        self._gathering = None
+        self._start()
 
     def _start(self) -> None:
         while self._free and self._waiting:
@@ -121,4 +138,4 @@ class MicroBatcher(Generic[Item, Result]):
         finally:
             self._usual_s += SMOOTHING * (time.monotonic() - start - self._usual_s)
             self._free += 1
-            self._start()
+            self._gather()

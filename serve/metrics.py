@@ -87,6 +87,10 @@ class Backend(Protocol):
         """All metrics in Prometheus' text format; None if they are exported elsewhere."""
         ...
 
+    def close(self) -> None:
+        """Hand over what is still here."""
+        ...
+
 
 class InProcess:
     """Keeps the metrics in a registry of prometheus-client."""
@@ -109,6 +113,9 @@ class InProcess:
 
     def exposition(self) -> bytes:
         return prometheus_client.generate_latest(self._registry)
+
+    def close(self) -> None:
+        """There is nothing to hand over."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,10 @@ class Metrics:
     def exposition(self) -> bytes | None:
         """As the backend's."""
         return self._backend.exposition()
+
+    def close(self) -> None:
+        """Hand over what is still here. What is recorded later is lost."""
+        self._backend.close()
 
     def request(self, endpoint: str, status: str, seconds: float) -> None:
         """A request was answered with this HTTP status, or left (`NO_ANSWER`)."""

@@ -125,12 +125,13 @@ class Live:
             )
 
     async def close(self) -> None:
-        """Take no more requests, answer those under way, close the service and write what is left of the log."""
+        """Take no more requests, answer those under way, close the service; write what is left of log and metrics."""
         self._closing = asyncio.get_running_loop().create_future()
         if self._under_way:
             await self._closing
         self._current.service.close()
         await asyncio.to_thread(self._decisions.close)
+        await asyncio.to_thread(self.metrics.close)
 
     @asynccontextmanager
     async def following(

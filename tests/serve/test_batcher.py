@@ -1,11 +1,11 @@
-"""Requests that wait together are answered together; nobody waits for company, nobody is forgotten."""
+"""Requests that come in together are answered together; no timer makes anyone wait, nobody is forgotten."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from serve.batcher import MicroBatcher, QueueFullError
+from serve.batcher import QUIET_TURNS, MicroBatcher, QueueFullError
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ class Doubler:
 
 async def _turns_of_the_loop() -> None:
     """What was to happen at once has happened."""
-    for _ in range(10):
+    for _ in range(2 * QUIET_TURNS):
         await asyncio.sleep(0)
 
 
@@ -59,6 +59,32 @@ async def test_a_lone_request_starts_at_once() -> None:
     assert doubler.batches == [[4]]
     doubler.may.set()
     assert await lone == 8
+
+
+async def test_who_comes_while_the_loop_is_busy_is_in_the_batch() -> None:
+    doubler = Doubler()
+    batcher = MicroBatcher(doubler, max_size=8, in_flight=1)
+
+    async def ask_again_at_once(number: int) -> None:
+        await batcher.submit(number)
+        for _ in range(number + 1):
+            await asyncio.sleep(0)
+        await batcher.submit(10 + number)
+
+    await asyncio.gather(*(ask_again_at_once(number) for number in range(5)))
+    assert doubler.batches == [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]]
+
+
+async def test_a_full_batch_does_not_wait_until_the_loop_is_quiet() -> None:
+    doubler = Doubler()
+    batcher = MicroBatcher(doubler, max_size=3, in_flight=1)
+    coming = []
+    for number in range(30):
+        coming.append(asyncio.ensure_future(batcher.submit(number)))
+        await asyncio.sleep(0)
+    assert max(map(len, doubler.batches)) == 3
+    assert len(doubler.batches) > 5
+    await asyncio.gather(*coming)
 
 
 async def test_batches_are_no_larger_than_allowed_and_no_more_run_than_allowed() -> None:
