@@ -12,6 +12,7 @@ from serve.metrics import Definition, Instrument
 
 HANDED_OVER_EVERY_S = 0.5
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Metric:
     """One of Ray's."""
