@@ -106,7 +106,7 @@ def test_a_rollout_of_single_replicas_fails_no_request(url: str, expected: Expec
     assert max((end - begin for begin, end in notes.gaps), default=0) < max(starting) - min(starting), notes.gaps
 
 
-def test_a_killed_replica_costs_what_it_had_in_hand(url: str, expected: Expected, settings: Settings) -> None:
+def test_a_killed_replica_costs_at_most_what_it_had_in_hand(url: str, expected: Expected, settings: Settings) -> None:
     deploy(settings, TWO)
     wait_until(two_of_each)
     with checked_load(url, expected, CLIENTS) as notes:
