@@ -15,9 +15,10 @@ from benchmarks import llm_serving
 from benchmarks.serving_champion import require_champion
 from benchmarks.serving_load import COUNT, Load, load, write_bodies, wrk_binary
 from benchmarks.serving_report import goal_figures, print_figures, write_picture
-from benchmarks.serving_sides import Running, Side, free_port, lists_of, sides, started
+from benchmarks.serving_sides import Running, Side, lists_of, sides, started
 from cluster.errors import TowerlineError
 from cluster.job import run_job
+from cluster.ray_start import free_port
 from cluster.reports import ReportClock
 from cluster.settings import Settings
 from data.schema import USER_ID

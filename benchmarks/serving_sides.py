@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from benchmarks.serving_load import COUNT, PATH
 from benchmarks.serving_plain import DATASET
 from cluster.errors import TowerlineError
 from cluster.provenance import ROOT
+from cluster.ray_start import free_port
 from cluster.settings import Settings
 from serve.graph import RANKED
 
@@ -206,11 +206,3 @@ def lists_of(url: str, users: list[str]) -> list[tuple[str, ...]]:
             answer = client.post(f"{url}{PATH}", json={"user_id": user, "count": COUNT}).raise_for_status().json()
             found.append(tuple(item["item_id"] for item in answer["items"]))
     return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -21,11 +21,11 @@ from benchmarks.memory_watch import Sample, change, memory_watch
 from benchmarks.redis_server import RedisServer, redis_server
 from benchmarks.serving_champion import require_champion
 from benchmarks.serving_load import COUNT
-from benchmarks.serving_sides import free_port
 from benchmarks.soak_report import PARTS, Course, derived, missed, print_figures, write_picture
 from benchmarks.two_nodes import TwoNodes, two_nodes
 from cluster.errors import TowerlineError
 from cluster.job import run_job
+from cluster.ray_start import free_port
 from cluster.reports import ReportClock
 from cluster.session import connect
 from cluster.settings import Settings

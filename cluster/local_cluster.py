@@ -24,7 +24,7 @@ from cluster.errors import TowerlineError
 from cluster.files import write_atomically
 from cluster.job import run_job
 from cluster.monitoring.prometheus import prometheus_config, write_prometheus_config
-from cluster.ray_start import OBJECT_STORE_BYTES, free_ports, ingress_environment, short_temp_dir, stay_on_loopback
+from cluster.ray_start import OBJECT_STORE_BYTES, free_port, ingress_environment, short_temp_dir, stay_on_loopback
 from cluster.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -149,14 +149,13 @@ def _start(settings: Settings) -> LocalCluster:
 
 def _command(settings: Settings, gcs_port: int, dashboard_port: int, temp_dir: Path) -> list[str]:
     """`ray start`, which stays and ends the others when it ends; each port that has a fixed default is given."""
-    client_port, agent_port = free_ports(2)
     options = {
         "node-ip-address": LOOPBACK,
         "port": gcs_port,
         "dashboard-host": LOOPBACK,
         "dashboard-port": dashboard_port,
-        "ray-client-server-port": client_port,
-        "dashboard-agent-listen-port": agent_port,
+        "ray-client-server-port": free_port(),
+        "dashboard-agent-listen-port": free_port(),
         "min-worker-port": 0,  # any free one, instead of a range that every Ray would take
         "max-worker-port": 0,
         "num-cpus": settings.num_cpus,
@@ -180,8 +179,7 @@ def _environment(settings: Settings, temp_dir: Path) -> dict[str, str]:
 def _port(field: str, port: int) -> int:
     """`port` if it is free, a free one for 0."""
     if port == 0:
-        (port,) = free_ports(1)
-        return port
+        return free_port()
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

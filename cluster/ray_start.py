@@ -72,3 +72,9 @@ def free_ports(count: int) -> Iterator[int]:
                 _given.add(port)
                 count -= 1
                 yield port
+
+
+def free_port() -> int:
+    """One of `free_ports`."""
+    (port,) = free_ports(1)
+    return port

@@ -12,13 +12,16 @@ from serve.metrics import Definition, Instrument
 
 HANDED_OVER_EVERY_S = 0.5
 
+Take = Callable[[float, dict[str, str]], None]
+"""Takes a value and its labels."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Metric:
     """One of Ray's."""
 
     labels: tuple[str, ...]
-    take: Callable[[float, dict[str, str]], None]
+    take: Take
     adds_up: bool
     """Whether several measurements may be handed over as their sum."""
 
@@ -46,7 +49,7 @@ class OnRay:
         """See `serve.metrics.Backend`; so for all methods."""
         name, description = definition.name, definition.description
         labels: Any = definition.labels  # Ray's annotation allows for one only.
-        take: Callable[[float, dict[str, str]], None]
+        take: Take
         match definition.kind:
             case "counter":
                 take = ray.serve.metrics.Counter(name, description, tag_keys=labels).inc

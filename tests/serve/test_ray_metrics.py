@@ -24,9 +24,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
 
         return note
 
-    for kind, method in ((ray.serve.metrics.Counter, "inc"), (ray.serve.metrics.Gauge, "set")):
+    made = ray.serve.metrics
+    for kind, method in ((made.Counter, "inc"), (made.Gauge, "set"), (made.Histogram, "observe")):
         monkeypatch.setattr(kind, method, noting(getattr(kind, method)))
-    monkeypatch.setattr(ray.serve.metrics.Histogram, "observe", noting(ray.serve.metrics.Histogram.observe))
     return found
 
 
