@@ -2,46 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from serve.completion_schemas import OpenAiError, Usage
+from serve.disconnects import ClientGoneError, unless_gone
 from serve.generation import End, FinishReason, Identity, Piece, Refused, Text
 
-Result = TypeVar("Result")
 Choice = Mapping[str, Any]
 
 DONE = b"data: [DONE]\n\n"
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client hangs up. Raises ClientGoneError then.
-
-    `receive`: of a request whose body was read.
-    """
-    working, gone = asyncio.create_task(work), asyncio.create_task(_gone(receive))
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError
-        return working.result()
-    finally:
-        working.cancel()
-        gone.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,11 @@ from serve.completion_stream import (
     CHAT_CHUNKS,
     TEXT_CHUNKS,
     ChunkFormat,
-    ClientGoneError,
     Events,
     EventStream,
-    unless_gone,
     usage_of,
 )
+from serve.disconnects import unless_gone
 from serve.generation import (
     SMOLLM2_BY_LLAMA,
     CompletionsConfig,
@@ -46,9 +45,6 @@ from serve.openai_errors import RESPONSES, OpenAiRoute, openai_error, refusal
 from serve.problems import FieldError, Kind, ProblemError
 
 Result = TypeVar("Result")
-
-CLIENT_GONE = 499
-"""The status that nginx notes for a client that hung up; nobody reads it."""
 
 _AS_EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -142,17 +138,14 @@ class Completions:
         self._timeout_s = request_timeout_s
 
     async def answer(self, asked: Asked, http: Request) -> ChatCompletion | Completion | Response:
-        """The completion, whole or as events. Raises `ProblemError` while nothing of it was sent."""
+        """The completion, whole or as events. Raises `ProblemError` while nothing of it was sent, or ClientGoneError."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         pieces = self._model.write(asked.request.question(asked.prompt, self._max_tokens(asked)))
-        try:
-            if asked.request.stream:
-                return await self._stream(asked, pieces, http, deadline)
-            async with aclosing(pieces):
-                text, end = await self._in_time(asked, http, deadline, _all(asked, pieces))
-                return asked.whole(self._identity, text, end)
-        except ClientGoneError:
-            return Response(status_code=CLIENT_GONE)
+        if asked.request.stream:
+            return await self._stream(asked, pieces, http, deadline)
+        async with aclosing(pieces):
+            text, end = await self._in_time(asked, http, deadline, _all(asked, pieces))
+            return asked.whole(self._identity, text, end)
 
     async def _stream(
         self, asked: Asked, pieces: AsyncGenerator[Piece, None], http: Request, deadline: float

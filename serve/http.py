@@ -5,13 +5,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from serve.disconnects import unless_gone
 from serve.inspection_schemas import ModelsResponse, UserFeaturesResponse
+from serve.json_route import JsonRoute
 from serve.limits import REQUEST_TIMEOUT_S, Limits
 from serve.measured import Measured
 from serve.openapi import describe
@@ -114,17 +116,20 @@ async def answer(live: Live, limits: Limits, request: RecommendRequest) -> Recom
 
 
 def _add_routes(app: FastAPI, live: Live, limits: Limits) -> None:
-    @app.post("/v1/recommend", responses=_PROBLEMS)
-    async def recommend(request: RecommendRequest) -> RecommendResponse:
+    async def recommend(request: RecommendRequest, http: Request) -> RecommendResponse:
         """Items for a user, best first. An unknown user gets an answer too."""
-        return await answer(live, limits, request)
+        return await unless_gone(http.receive, answer(live, limits, request))
+
+    app.router.add_api_route(
+        "/v1/recommend", recommend, methods=["POST"], responses=_PROBLEMS, route_class_override=JsonRoute
+    )
 
     @app.post(BATCH_PATH, responses=_PROBLEMS)
-    async def recommend_batch(request: RecommendBatchRequest) -> RecommendBatchResponse:
+    async def recommend_batch(request: RecommendBatchRequest, http: Request) -> RecommendBatchResponse:
         """Items for each of several requests, as each alone would get them."""
         async with limits.timed():
             with live.serving() as service:
-                found = await service.recommend_batch(request.requests)
+                found = await unless_gone(http.receive, service.recommend_batch(request.requests))
         return RecommendBatchResponse(answers=tuple(map(_batch_answer, found)))
 
     @app.get("/v1/items/{item_id:id}/similar", responses=_WITHOUT_BODY | _UNKNOWN_ITEM)

@@ -4,7 +4,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.metrics import NO_ANSWER, Metrics
+from serve.disconnects import CLIENT_GONE
+from serve.metrics import Metrics
 
 ELSEWHERE = "other"
 """Endpoint of a request for which there is no route: its path is the client's invention, and no label."""
@@ -22,7 +23,7 @@ class Measured:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = NO_ANSWER
+        status = str(CLIENT_GONE)
         start = time.perf_counter()
 
         async def noticing(message: Message) -> None:

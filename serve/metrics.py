@@ -13,8 +13,6 @@ import prometheus_client
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-NO_ANSWER = "499"
-"""Status of a request whose client left before it was answered, as nginx counts it."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class Metrics:
         self._backend.close()
 
     def request(self, endpoint: str, status: str, seconds: float) -> None:
-        """A request was answered with this HTTP status, or left (`NO_ANSWER`)."""
+        """A request was answered with this HTTP status, or left by its client (499)."""
         self._instruments[REQUESTS].record(1, endpoint, status)
         self._instruments[REQUEST_SECONDS].record(seconds, endpoint)
 

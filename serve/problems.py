@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.errors import TowerlineError
+from serve.disconnects import CLIENT_GONE, ClientGoneError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_SHOWN = 200
@@ -131,6 +132,7 @@ def install(app: FastAPI, max_body: int, body_timeout_s: float = BODY_TIMEOUT_S)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(TowerlineError, _on_towerline)
+    app.add_exception_handler(ClientGoneError, _on_client_gone)
     app.add_middleware(BodyLimit, max_body=max_body, timeout_s=body_timeout_s)
     app.add_middleware(LastResort)
 
@@ -174,6 +176,10 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 async def _on_towerline(request: Request, error: Exception) -> Response:
     logger.error("%s %s: %s", request.method, request.scope["path"], error)
     return problem_response(Kind.UNAVAILABLE, str(error), request.scope["path"])
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return Response(status_code=CLIENT_GONE)
 
 
 def field_path(location: Sequence[int | str]) -> str:
