@@ -14,7 +14,7 @@ for argument in "$@"; do
       -e '/^frontend http_frontend$/a \    acl recommendation path_beg /v1/recommend' \
       -e '/^frontend http_frontend$/a \    http-request set-header x-request-disconnect-disabled ?1 if recommendation' \
       -e '/^frontend http_frontend$/a \    http-request set-header x-request-timeout-seconds 0 if recommendation' \
-      -e '/^defaults$/a \    option http-buffer-request\n    timeout http-request 10s' "$argument"
+      -e '/^defaults$/a \    option http-buffer-request\n    timeout http-request 10s\n    option dontlog-normal' "$argument"
   fi
   previous=$argument
 done

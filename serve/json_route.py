@@ -1,11 +1,13 @@
-"""A route whose body and answer pydantic reads and writes as JSON by itself: half of what FastAPI takes for both."""
+"""A route whose body and answer pydantic reads and writes as JSON by itself, without what FastAPI does around that."""
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
+
+from serve.problems import replay
 
 JSON = "application/json"
 
@@ -16,19 +18,27 @@ class JsonRoute(APIRoute):
     A body that is invalid, or declared in any other way than as JSON, is left to FastAPI, which says what is wrong.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        by_fastapi = super().get_route_handler()
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         assert self.body_field is not None
-        model: type[BaseModel] = self.body_field.field_info.annotation  # type: ignore[assignment]
+        self._model: type[BaseModel] = self.body_field.field_info.annotation  # type: ignore[assignment]
+        self._by_fastapi = self.app
+        self.app = self._answer
 
-        async def handle(request: Request) -> Response:
-            if request.headers.get("content-type") != JSON:
-                return await by_fastapi(request)
-            try:
-                asked = model.model_validate_json(await request.body())
-            except ValidationError:
-                return await by_fastapi(request)
-            answer: BaseModel = await self.endpoint(asked, request)
-            return Response(answer.model_dump_json(), media_type=JSON)
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        body = await request.body()
+        asked = self._read(request, body)
+        if asked is None:
+            await self._by_fastapi(scope, replay([{"type": "http.request", "body": body}], receive), send)
+            return
+        answer: BaseModel = await self.endpoint(asked, request)
+        await Response(answer.model_dump_json(), media_type=JSON)(scope, receive, send)
 
-        return handle
+    def _read(self, request: Request, body: bytes) -> BaseModel | None:
+        if request.headers.get("content-type") != JSON:
+            return None
+        try:
+            return self._model.model_validate_json(body)
+        except ValidationError:
+            return None

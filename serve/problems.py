@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -243,7 +243,7 @@ class BodyLimit:
             errors = [FieldError(field="body", message=detail)]
             await problem_response(Kind.BODY_TOO_LARGE, detail, scope["path"], errors)(scope, receive, send)
         elif body[-1]["type"] == "http.request":
-            await self.app(scope, _replay(body, receive), send)
+            await self.app(scope, replay(body, receive), send)
 
     async def _read(self, scope: Scope, receive: Receive) -> list[Message] | None:
         """The messages of the body, up to its end or to the client's leaving; None if there is too much of it."""
@@ -262,7 +262,8 @@ class BodyLimit:
                 return messages
 
 
-def _replay(messages: list[Message], receive: Receive) -> Callable[[], Awaitable[Message]]:
+def replay(messages: list[Message], receive: Receive) -> Receive:
+    """A `receive` that gives these messages before all others."""
     waiting = iter(messages)
 
     async def replayed() -> Message:
