@@ -38,6 +38,8 @@ FAST_SERVE = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 * 2**20),
+    # The controller compares what is with what should be; ten times a second, that is 5 % of a core that nobody asks.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
     # On a busy machine HAProxy takes longer to start than the 5 seconds after which Ray gives it up.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     # A replica that stops refuses what comes a second later, and HAProxy asks another one; Ray waits for 30.

@@ -138,7 +138,7 @@ class Completions:
         self._timeout_s = request_timeout_s
 
     async def answer(self, asked: Asked, http: Request) -> ChatCompletion | Completion | Response:
-        """The completion, whole or as events. Raises `ProblemError` while nothing of it was sent, or ClientGoneError."""
+        """The completion, whole or as events. Raises ClientGoneError, and `ProblemError` until some of it was sent."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         pieces = self._model.write(asked.request.question(asked.prompt, self._max_tokens(asked)))
         if asked.request.stream:

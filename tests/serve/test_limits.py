@@ -18,7 +18,7 @@ from serve.problems import ProblemError
 from serve.service import Place, Service
 from serve.takeover import Live
 from serve.variant import Variant
-from tests.serve.conftest import no_language_model
+from tests.serve.conftest import listening, no_language_model
 
 pytestmark = pytest.mark.anyio
 QUESTION = {"user_id": "user 1", "count": 3}
@@ -29,12 +29,15 @@ class Gate:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
+        self.passed = 0
+        """Requests that went through."""
         self.reached = threading.Event()
         self.opened = threading.Event()
 
     def run(self, batch: Batch) -> Batch:
         self.reached.set()
         assert self.opened.wait(30)
+        self.passed += len(batch)
         return self._stage.run(batch)
 
 
@@ -116,6 +119,31 @@ async def test_shutting_down_answers_what_is_under_way_and_takes_no_more(live: L
         gate.opened.set()
         assert (await asked).status_code == 200
         await closing
+
+
+async def test_a_request_whose_client_hangs_up_before_its_turn_is_not_ranked(live: Live, gate: Gate) -> None:
+    gate.opened.set()
+    with listening(build_http(live)) as url:
+        before = gate.passed
+        gate.opened.clear()
+        gate.reached.clear()
+        under_way = asyncio.create_task(asked_of(url, 60))
+        await asyncio.to_thread(gate.reached.wait)
+        waiting = [asyncio.create_task(asked_of(url, 0.5)) for _ in range(5)]
+        assert await asyncio.gather(*waiting) == [None] * 5
+        gate.opened.set()
+        assert await under_way == 200
+        assert await asked_of(url, 60) == 200
+        assert gate.passed == before + 2
+
+
+async def asked_of(url: str, patience_s: float) -> int | None:
+    """The status of an answer, None if it took too long."""
+    async with httpx.AsyncClient(timeout=patience_s) as client:
+        try:
+            return (await client.post(f"{url}/v1/recommend", json=QUESTION)).status_code
+        except httpx.ReadTimeout:
+            return None
 
 
 async def test_the_places_at_the_store_are_given_back() -> None:
