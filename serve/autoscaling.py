@@ -231,7 +231,7 @@ def policy_of(config: AutoscalingPolicyConfig) -> Policy:
 
 
 class Autoscaler:
-    """A policy as Ray Serve's controller wants it: made once per deployment, asked about ten times a second."""
+    """A policy as Ray Serve's controller wants it: made once per deployment, asked some times a second."""
 
     def __init__(self, **config: Any) -> None:
         """`config`: an `AutoscalingPolicyConfig` as JSON. Raises `pydantic.ValidationError`."""
