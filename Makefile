@@ -53,7 +53,7 @@ bench-quality: install ## our models beside RecTools, RecBole, implicit and Lens
 bench-serving: install ## our serving graph beside FastAPI, BentoML and the usual Ray Serve way; 15 minutes
 	@$(RUN) benchmarks.serving --dataset $(DATASET)
 
-bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 10 minutes
+bench-autoscaling: install ## our autoscaling policies beside Ray Serve's default, on simulated traces; 2 minutes
 	@$(RUN) benchmarks.autoscaling --dataset $(DATASET)
 
 soak: install ## the endpoint under load while parts of it are killed, MINUTES of load after that, and 50,000 requests of bad clients among good ones
