@@ -1,7 +1,7 @@
 """What is done when a client hangs up before it has its answer: the work for it is given up.
 
 HAProxy tells Ray Serve not to watch for that where requests are many and short (`cluster/haproxy.sh`): Ray takes three
-tasks and a timer for each request, this takes one task.
+tasks for each of them, this takes a timer.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ Result = TypeVar("Result")
 
 CLIENT_GONE = 499
 """Status of a request whose client hung up, as nginx counts it; nobody reads it."""
+WATCHED_AFTER_S = 0.25
+"""Seconds after which a request's client is watched: most have their answer by then."""
 
 
 class ClientGoneError(Exception):
@@ -27,14 +29,19 @@ async def unless_gone(receive: Receive, work: Awaitable[Result]) -> Result:
     """
     answering = asyncio.current_task()
     assert answering is not None
+    watching: asyncio.Task[None] | None = None
     gone = False
+
+    def watch() -> None:
+        nonlocal watching
+        watching = asyncio.create_task(_gone(receive))
+        watching.add_done_callback(hung_up)
 
     def hung_up(_: "asyncio.Task[None]") -> None:
         nonlocal gone
         gone = answering.cancel()
 
-    watching = asyncio.create_task(_gone(receive))
-    watching.add_done_callback(hung_up)
+    timer = asyncio.get_running_loop().call_later(WATCHED_AFTER_S, watch)
     try:
         return await work
     except asyncio.CancelledError:
@@ -42,8 +49,10 @@ async def unless_gone(receive: Receive, work: Awaitable[Result]) -> Result:
             raise ClientGoneError from None
         raise
     finally:
-        watching.remove_done_callback(hung_up)
-        watching.cancel()
+        timer.cancel()
+        if watching is not None:
+            watching.remove_done_callback(hung_up)
+            watching.cancel()
 
 
 async def _gone(receive: Receive) -> None:

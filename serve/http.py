@@ -99,9 +99,12 @@ def build_http(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
+        # `Measured` does that.
+        telemetry={"metrics": False, "logs": False},
     )
     register_url_convertor("id", _IdConvertor())
     _add_routes(app, live, Limits(request_timeout_s))
+    app.router.routes.sort(key=lambda route: not isinstance(route, JsonRoute))  # They are tried in turn.
     install(app, MAX_BODY)
     app.add_middleware(Measured, metrics=live.metrics)
     describe(app)
