@@ -7,9 +7,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from serve.openapi import JSON
 from serve.problems import replay
-
-JSON = "application/json"
 
 
 class JsonRoute(APIRoute):

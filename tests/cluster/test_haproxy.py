@@ -50,6 +50,7 @@ def test_it_ends_with_a_parent_that_is_killed_and_listens_on_loopback(tmp_path: 
         (haproxy,) = psutil.Process(parent.pid).children()
         assert str(config) in haproxy.cmdline(), "Ray finds it by its configuration"
         assert "option http-buffer-request\n    timeout http-request 10s" in config.read_text(), "slow clients"
+        assert "frontend http_frontend\n    http-request disable-l7-retry if" in config.read_text(), "events"
         listening = {tuple(each.laddr) for each in haproxy.net_connections() if each.status == psutil.CONN_LISTEN}
         assert listening == {("127.0.0.1", metrics), ("127.0.0.1", stats), ("127.0.0.3", http)}
     finally:

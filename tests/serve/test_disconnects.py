@@ -48,7 +48,7 @@ def metrics() -> Metrics:
 def url(work: Work, metrics: Metrics) -> Iterator[str]:
     app = FastAPI()
 
-    @app.post("/work/{seconds}")
+    @app.post("/wait/{seconds}")
     async def answer(seconds: float, http: Request) -> str:
         return await unless_gone(http.receive, work.run(seconds))
 
@@ -59,19 +59,19 @@ def url(work: Work, metrics: Metrics) -> Iterator[str]:
 
 
 def test_who_waits_is_answered(url: str, work: Work) -> None:
-    assert httpx.post(f"{url}/work/0.1", json={}).json() == "done"
+    assert httpx.post(f"{url}/wait/0.1", json={}).json() == "done"
     assert not work.given_up.is_set()
 
 
 def test_work_for_a_client_that_hangs_up_is_given_up_and_counted(url: str, work: Work, metrics: Metrics) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{url}/work/60", json={}, timeout=0.3)
+        httpx.post(f"{url}/wait/60", json={}, timeout=0.3)
     assert work.begun.is_set()
     assert work.given_up.wait(10)
-    assert httpx.post(f"{url}/work/0", json={}).status_code == 200
+    assert httpx.post(f"{url}/wait/0", json={}).status_code == 200
     exposition = metrics.exposition()
     assert exposition is not None
-    assert b'towerline_requests_total{endpoint="/work/{seconds}",status="499"} 1.0' in exposition
+    assert b'towerline_requests_total{endpoint="/wait/{seconds}",status="499"} 1.0' in exposition
 
 
 async def test_who_cancels_the_request_is_told_so(work: Work) -> None:

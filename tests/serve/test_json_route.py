@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.json_route import JsonRoute
+from serve.openapi import JSON
 from serve.problems import install
 from serve.schemas import RecommendRequest
 
 pytestmark = pytest.mark.anyio
-JSON = "application/json"
 
 
 async def echo(asked: RecommendRequest, http: Request) -> RecommendRequest:  # noqa: ARG001
